@@ -1,0 +1,7 @@
+from . import metrics
+from .classifier import DPQClassifier
+from .neighbors import DPQNeighbors
+from .product_quantizer import ProductQuantizer
+from .transformer import DPQTransformer
+
+__all__ = ["DPQClassifier", "DPQNeighbors", "DPQTransformer", "ProductQuantizer", "metrics"]

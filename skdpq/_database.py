@@ -1,0 +1,143 @@
+"""What DPQNeighbors stores: codes, their ids and their labels, and how they are added and removed."""
+
+import numpy as np
+from sklearn.utils import check_array, column_or_1d
+from sklearn.utils.validation import _num_samples, check_is_fitted, validate_data
+
+_TEXT = "OSTU"  # dtype kinds of labels that are not numbers
+
+
+class DatabaseMixin:
+    """The database of a neighbour search, with `quantizer_` and `index_` fitted."""
+
+    def _store(self, index, y):
+        self.index_ = index
+        for name in ("classes_", "labels_"):
+            self.__dict__.pop(name, None)
+        if y is not None:
+            self.classes_, self.labels_ = np.unique(_check_labels(y, len(index)), return_inverse=True)
+
+    def add(self, X, ids=None, y=None):
+        """Add samples to the database.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_new, n_features), or whatever the quantizer takes
+            Samples; encoded by the quantizer, which is not fitted again.
+        ids : array-like of shape (n_new,), default=None
+            Non-negative integers that are not in the database. By default they continue the largest that was given.
+        y : array-like of shape (n_new,), default=None
+            Labels. `score` needs one for each item of the database.
+
+        Returns
+        -------
+        self : DPQNeighbors
+            The estimator. If anything is raised, it is as it was.
+
+        Raises
+        ------
+        NotFittedError
+            If the estimator is not fitted.
+        ValueError
+            If X, ids or y are invalid.
+        """
+        check_is_fitted(self)
+        validate_data(self, X, skip_check_array=True, reset=False)
+        return self.add_codes(self.quantizer_.encode(X), ids=ids, y=y)
+
+    def add_codes(self, codes, ids=None, y=None):
+        """Add codes to the database.
+
+        Parameters
+        ----------
+        codes : array-like of shape (n_new, M)
+            Integers in ``range(K)``.
+        ids : array-like of shape (n_new,), default=None
+            As in `add`.
+        y : array-like of shape (n_new,), default=None
+            As in `add`.
+
+        Returns
+        -------
+        self : DPQNeighbors
+            The estimator. If anything is raised, it is as it was.
+
+        Raises
+        ------
+        NotFittedError
+            If the estimator is not fitted.
+        ValueError
+            If codes, ids or y are invalid.
+        """
+        check_is_fitted(self)
+        n_old, n_new = len(self.index_), _num_samples(codes)
+        classes, labels = getattr(self, "classes_", None), None
+        if y is not None:
+            y = _check_labels(y, n_new)
+            if classes is None:
+                classes, old = np.unique(y), np.full(n_old, -1)
+            elif (y.dtype.kind in _TEXT) != (classes.dtype.kind in _TEXT):
+                raise ValueError(f"Expected labels of the kind of {classes.dtype}, as in the database, got {y.dtype}.")
+            else:
+                merged = np.union1d(classes, y)
+                old = np.where(self.labels_ < 0, -1, np.searchsorted(merged, classes)[self.labels_])
+                classes = merged
+            labels = np.concatenate((old, np.searchsorted(classes, y)))
+        elif classes is not None:
+            labels = np.concatenate((self.labels_, np.full(n_new, -1)))
+        order = self.index_.add(codes, ids)
+        if labels is not None:
+            self.classes_, self.labels_ = classes, labels[order]
+        return self
+
+    def remove(self, ids):
+        """Remove items from the database.
+
+        Parameters
+        ----------
+        ids : array-like of shape (n_removed,)
+            Ids of the database. The other items keep theirs.
+
+        Returns
+        -------
+        self : DPQNeighbors
+            The estimator. If anything is raised, it is as it was.
+
+        Raises
+        ------
+        NotFittedError
+            If the estimator is not fitted.
+        ValueError
+            If an id is not in the database.
+        """
+        check_is_fitted(self)
+        kept = self.index_.remove(ids)
+        if hasattr(self, "labels_"):
+            self.labels_ = self.labels_[kept]
+        return self
+
+    @property
+    def codes_(self):
+        """Codes of the database."""
+        return self._fitted_index().codes
+
+    @property
+    def ids_(self):
+        """Ids of the database, ascending."""
+        return self._fitted_index().ids
+
+    @property
+    def n_samples_fit_(self):
+        """Number of items in the database."""
+        return len(self._fitted_index())
+
+    def _fitted_index(self):
+        check_is_fitted(self, "index_")
+        return self.index_
+
+
+def _check_labels(y, n_samples):
+    y = check_array(column_or_1d(y, warn=True), ensure_2d=False, dtype=None, ensure_min_samples=0, input_name="y")
+    if len(y) != n_samples:
+        raise ValueError(f"Expected one label for each of {n_samples} samples, got {len(y)}.")
+    return y

@@ -1,0 +1,277 @@
+"""DPQClassifier."""
+
+import numpy as np
+from scipy.special import log_softmax, softmax
+from sklearn.base import ClassifierMixin
+from sklearn.utils._param_validation import StrOptions
+
+from .base import BaseDPQ
+from .codes import check_codes
+from .tables import lut_classification
+
+
+class DPQClassifier(ClassifierMixin, BaseDPQ):
+    """Classification from codes of M * log2(K) bits by Deep Product Quantization.
+
+    The network, its training and its other parameters are those of `DPQTransformer`; this class adds predictions
+    (Klein & Wolf [1]_, section 3.1.2): M additions of table rows a sample, from the codes alone. It also encodes and
+    transforms, so one fitted object serves classification and search.
+
+    Parameters
+    ----------
+    M, K, D : int
+        Number of parts (default 8), of codewords a part (default 256), and width of a codeword (default None).
+    hidden_layer_sizes, part_layer_sizes, backbone, augment, intra_norm, softmax_soft_weight, softmax_hard_weight, \
+joint_central_weight, gini_batch_weight, gini_sample_weight, learning_rate, weight_decay, batch_size, max_iter, tol, \
+early_stopping, validation_fraction, n_iter_no_change, class_weight, output, random_state, device, verbose
+        See `DPQTransformer`.
+    representation : {"hard", "soft"}, default="hard"
+        Predict from the codes, or from the soft representation before it is quantized. May be changed on a fitted
+        estimator.
+
+    Attributes
+    ----------
+    coef_ : ndarray of shape (n_classes, M * D)
+        Weights W of the classifier that soft and hard share, transposed.
+    intercept_ : ndarray of shape (n_classes,)
+        Its bias b.
+    codebooks_, classes_, class_centers_, n_iter_, loss_curve_, validation_scores_, compression_ratio_, parameters_, \
+architecture_, backbone_, mean_, scale_, input_shape_, n_features_in_, feature_names_in_
+        See `DPQTransformer`.
+
+    See Also
+    --------
+    DPQTransformer : The same network, without predictions.
+
+    References
+    ----------
+    .. [1] B. Klein and L. Wolf, "In Defense of Product Quantization", arXiv:1711.08589.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_digits
+    >>> from skdpq import DPQClassifier
+    >>> X, y = load_digits(return_X_y=True)
+    >>> clf = DPQClassifier(M=4, K=16, random_state=0).fit(X[:1200], y[:1200])
+    >>> clf.score(X[1200:], y[1200:]) > 0.9
+    True
+    >>> codes = clf.encode(X[1200:])  # 16 bits a sample
+    >>> bool((clf.predict_codes(codes) == clf.predict(X[1200:])).all())
+    True
+    """
+
+    _parameter_constraints: dict = {
+        **BaseDPQ._parameter_constraints,
+        "representation": [StrOptions({"hard", "soft"})],
+    }
+
+    def __init__(
+        self,
+        M=8,
+        K=256,
+        D=None,
+        *,
+        hidden_layer_sizes=(256,),
+        part_layer_sizes=(),
+        backbone=None,
+        augment=None,
+        intra_norm=False,
+        softmax_soft_weight=1.0,
+        softmax_hard_weight=1.0,
+        joint_central_weight=0.1,
+        gini_batch_weight=0.3,
+        gini_sample_weight=0.3,
+        learning_rate=2e-3,
+        weight_decay=1e-2,
+        batch_size=256,
+        max_iter="auto",
+        tol=1e-4,
+        early_stopping=False,
+        validation_fraction=0.1,
+        n_iter_no_change=10,
+        class_weight=None,
+        representation="hard",
+        output="soft",
+        random_state=None,
+        device="auto",
+        verbose=False,
+    ):
+        super().__init__(
+            M=M,
+            K=K,
+            D=D,
+            hidden_layer_sizes=hidden_layer_sizes,
+            part_layer_sizes=part_layer_sizes,
+            backbone=backbone,
+            augment=augment,
+            intra_norm=intra_norm,
+            softmax_soft_weight=softmax_soft_weight,
+            softmax_hard_weight=softmax_hard_weight,
+            joint_central_weight=joint_central_weight,
+            gini_batch_weight=gini_batch_weight,
+            gini_sample_weight=gini_sample_weight,
+            learning_rate=learning_rate,
+            weight_decay=weight_decay,
+            batch_size=batch_size,
+            max_iter=max_iter,
+            tol=tol,
+            early_stopping=early_stopping,
+            validation_fraction=validation_fraction,
+            n_iter_no_change=n_iter_no_change,
+            class_weight=class_weight,
+            output=output,
+            random_state=random_state,
+            device=device,
+            verbose=verbose,
+        )
+        self.representation = representation
+
+    @property
+    def coef_(self):
+        """Weights of the classifier (n_classes, M * D), W transposed."""
+        return self._parameter("classifier.weight")
+
+    @property
+    def intercept_(self):
+        """Bias b of the classifier (n_classes,)."""
+        return self._parameter("classifier.bias")
+
+    def decision_function(self, X):
+        """Compute prediction scores (section 3.1.2).
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features), or (n_samples, ...) with a backbone
+            Samples.
+
+        Returns
+        -------
+        scores : ndarray of shape (n_samples, n_classes), or (n_samples,) for two classes
+            Scores before the softmax; for two classes, that of ``classes_[1]`` less that of ``classes_[0]``.
+
+        Raises
+        ------
+        NotFittedError
+            If the estimator is not fitted.
+        ValueError
+            If X does not match the data that it was fitted on.
+        """
+        return self._binary(self._scores(X))
+
+    def decision_function_codes(self, codes):
+        """Compute prediction scores from codes through LUTC (section 3.1.2).
+
+        Parameters
+        ----------
+        codes : array-like of shape (n_samples, M)
+            Integers in ``range(K)``.
+
+        Returns
+        -------
+        scores : ndarray of shape (n_samples, n_classes), or (n_samples,) for two classes
+            As in `decision_function`.
+
+        Raises
+        ------
+        NotFittedError
+            If the estimator is not fitted.
+        ValueError
+            If the codes have another width than M, or are out of range.
+        """
+        return self._binary(self._scores_codes(codes))
+
+    def predict_proba(self, X):
+        """Estimate class probabilities.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features), or (n_samples, ...) with a backbone
+            Samples.
+
+        Returns
+        -------
+        proba : ndarray of shape (n_samples, n_classes)
+            Softmax of the prediction scores, in the order of `classes_`.
+        """
+        return softmax(self._scores(X), axis=1)
+
+    def predict_proba_codes(self, codes):
+        """Estimate class probabilities from codes.
+
+        Parameters
+        ----------
+        codes : array-like of shape (n_samples, M)
+            Integers in ``range(K)``.
+
+        Returns
+        -------
+        proba : ndarray of shape (n_samples, n_classes)
+            Softmax of the prediction scores, in the order of `classes_`.
+        """
+        return softmax(self._scores_codes(codes), axis=1)
+
+    def predict_log_proba(self, X):
+        """Estimate the logarithm of the class probabilities.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features), or (n_samples, ...) with a backbone
+            Samples.
+
+        Returns
+        -------
+        log_proba : ndarray of shape (n_samples, n_classes)
+            Log-softmax of the prediction scores, finite also where `predict_proba` underflows.
+        """
+        return log_softmax(self._scores(X), axis=1)
+
+    def predict(self, X):
+        """Predict class labels.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features), or (n_samples, ...) with a backbone
+            Samples.
+
+        Returns
+        -------
+        y : ndarray of shape (n_samples,)
+            The class of highest score.
+        """
+        scores = self._scores(X)
+        return self.classes_[scores.argmax(axis=1)]
+
+    def predict_codes(self, codes):
+        """Predict class labels from codes.
+
+        Parameters
+        ----------
+        codes : array-like of shape (n_samples, M)
+            Integers in ``range(K)``.
+
+        Returns
+        -------
+        y : ndarray of shape (n_samples,)
+            The class of highest score.
+        """
+        scores = self._scores_codes(codes)
+        return self.classes_[scores.argmax(axis=1)]
+
+    def _scores(self, X):
+        if self.representation == "soft":
+            return self._soft(X) @ self.coef_.T + self.intercept_
+        return self._scores_codes(self.encode(X))
+
+    def _scores_codes(self, codes):
+        codebooks = self._codebooks()  # as trained: the classifier has never seen normalised ones
+        M, K, _ = codebooks.shape
+        codes = check_codes(codes, M, K)
+        lutc = lut_classification(codebooks, self.coef_)
+        scores = np.tile(self.intercept_, (len(codes), 1))
+        for m in range(M):
+            scores += lutc[m, codes[:, m]]
+        return scores
+
+    @staticmethod
+    def _binary(scores):
+        return scores[:, 1] - scores[:, 0] if scores.shape[1] == 2 else scores

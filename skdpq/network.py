@@ -1,0 +1,182 @@
+"""The DPQ network (section 3 and Fig. 1): trunk, M part networks, codebooks, and the classifier of soft and hard.
+
+Activations of the parts are laid out (M, B, .), so that one batched matrix product serves all parts of a batch.
+"""
+
+from itertools import pairwise
+from typing import NamedTuple
+
+import torch
+from torch import nn
+
+
+class DPQOutput(NamedTuple):
+    """What the network computes for a batch of B samples.
+
+    Attributes
+    ----------
+    p : Tensor of shape (M, B, K)
+        Distribution p_m of every part over its codewords.
+    codes : Tensor of shape (M, B), int64
+        k* = argmax_k p_m(k), the lowest such k.
+    soft, hard : Tensor of shape (B, M * D)
+        Equations 3 and 4.
+    """
+
+    p: torch.Tensor
+    codes: torch.Tensor
+    soft: torch.Tensor
+    hard: torch.Tensor
+
+
+class StraightThroughGather(torch.autograd.Function):
+    """Equation 2 with the straight-through estimator: hard_m = C_m(k*), k* = argmax_k p_m(k).
+
+    Forward gathers rows of the codebooks. Backward treats the one-hot encoding e_m as the identity: p_m receives what
+    e_m would, (gradient of hard_m) C_m^T, and C_m receives e_m^T (gradient of hard_m), a scatter of rows.
+    """
+
+    @staticmethod
+    def forward(ctx, p, codes, codebooks):
+        """Gather hard (M, B, D) for p (M, B, K), codes (M, B) and codebooks (M, K, D)."""
+        M, K, D = codebooks.shape
+        rows = (codes + K * torch.arange(M, device=codes.device)[:, None]).reshape(-1)
+        ctx.save_for_backward(rows, codebooks)
+        return codebooks.reshape(M * K, D).index_select(0, rows).reshape(M, -1, D)
+
+    @staticmethod
+    def backward(ctx, grad_hard):
+        """Pass the gradient of hard on to p as it is, and to the rows of the codebooks that were gathered."""
+        rows, codebooks = ctx.saved_tensors
+        M, K, D = codebooks.shape
+        grad_p = torch.bmm(grad_hard, codebooks.transpose(1, 2))
+        grad_codebooks = torch.zeros_like(codebooks).reshape(M * K, D)
+        grad_codebooks.index_add_(0, rows, grad_hard.reshape(-1, D))
+        return grad_p, None, grad_codebooks.reshape(M, K, D)
+
+
+class PartLinear(nn.Module):
+    """M independent linear layers as one batched matrix product.
+
+    Parameters
+    ----------
+    M, n_in, n_out : int
+        Number of parts; width of their input and of their output.
+    """
+
+    def __init__(self, M, n_in, n_out):
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(M, n_in, n_out))
+        self.bias = nn.Parameter(torch.empty(M, 1, n_out))
+
+    def forward(self, x):
+        """Map (M, B, n_in) to (M, B, n_out)."""
+        return torch.baddbmm(self.bias, x, self.weight)
+
+
+class DPQNetwork(nn.Module):
+    """Deep Product Quantization network (section 3); its parameters are uninitialised until `initialise`.
+
+    Parameters
+    ----------
+    n_units : int
+        Width U of the input, or of the backbone's output.
+    n_classes : int
+        Number of classes C.
+    M, K : int
+        Number of parts, and of codewords a part.
+    D : int or None
+        Width of a codeword; None for the width N of a sub-vector s_m, as in the paper's CIFAR-10 set-up.
+    hidden_layer_sizes : sequence of int
+        Widths of the trunk's ReLU layers; empty for no trunk.
+    part_layer_sizes : sequence of int
+        Widths of the ReLU layers of a part network; empty to go straight from s_m to the K logits.
+    backbone : Module or None
+        Learned in front of the trunk; returns (B, n_units).
+    """
+
+    def __init__(self, n_units, n_classes, *, M, K, D, hidden_layer_sizes, part_layer_sizes, backbone=None):
+        super().__init__()
+        self.M = M
+        self.backbone = backbone
+        widths = [n_units, *hidden_layer_sizes]
+        self.trunk = nn.ModuleList(nn.utils.skip_init(nn.Linear, a, b) for a, b in pairwise(widths))
+        # Units that do not divide are dropped, as in section 4; where there are fewer units than parts, every part
+        # reads all of them.
+        self.N = widths[-1] // M or widths[-1]
+        widths = [self.N, *part_layer_sizes, K]
+        self.parts = nn.ModuleList(PartLinear(M, a, b) for a, b in pairwise(widths))
+        D = self.N if D is None else D
+        self.codebooks = nn.Parameter(torch.empty(M, K, D))
+        self.classifier = nn.utils.skip_init(nn.Linear, M * D, n_classes)
+        self.class_centers = nn.Parameter(torch.empty(n_classes, M * D))
+
+    @torch.no_grad()
+    def initialise(self, generator):
+        """Draw all parameters but the backbone's.
+
+        Layers are uniform in +-1/sqrt(fan-in). Codewords start with an expected squared norm of one whatever D is:
+        with long ones Joint Central Loss outweighs the others, and p_m learns to average codewords instead of
+        choosing one.
+
+        Parameters
+        ----------
+        generator : torch.Generator
+            A CPU generator; the global one is left alone.
+        """
+        for layer in [*self.trunk, *self.parts, self.classifier]:
+            fan_in = layer.weight.shape[1]
+            layer.weight.uniform_(-(fan_in**-0.5), fan_in**-0.5, generator=generator)
+            layer.bias.uniform_(-(fan_in**-0.5), fan_in**-0.5, generator=generator)
+        self.codebooks.normal_(0.0, self.codebooks.shape[2] ** -0.5, generator=generator)
+        self.class_centers.zero_()
+
+    def distributions(self, x):
+        """Compute p_m, the distribution of every part over its codewords.
+
+        Parameters
+        ----------
+        x : Tensor of shape (B, n_units), or what the backbone takes
+            The batch.
+
+        Returns
+        -------
+        p : Tensor of shape (M, B, K)
+            Rows sum to one.
+        """
+        if self.backbone is not None:
+            x = self.backbone(x)
+        for layer in self.trunk:
+            x = torch.relu(layer(x))
+        B, n_units = x.shape
+        if n_units < self.M:
+            s = x.expand(self.M, B, n_units)
+        else:
+            s = x[:, : self.M * self.N].reshape(B, self.M, self.N).transpose(0, 1)
+        for layer in self.parts[:-1]:
+            s = torch.relu(layer(s))
+        return torch.softmax(self.parts[-1](s), dim=-1)
+
+    def forward(self, x):
+        """Compute p, the codes and both representations of a batch.
+
+        Parameters
+        ----------
+        x : Tensor of shape (B, n_units), or what the backbone takes
+            The batch.
+
+        Returns
+        -------
+        output : DPQOutput
+            Tensors on the device of the parameters.
+        """
+        p = self.distributions(x)
+        codes = p.argmax(dim=-1)
+        soft = torch.bmm(p, self.codebooks)  # eq. 1
+        hard = StraightThroughGather.apply(p, codes, self.codebooks)  # eq. 2
+        return DPQOutput(p, codes, concatenate_parts(soft), concatenate_parts(hard))
+
+
+def concatenate_parts(x):
+    """Concatenate the parts of every sample (equations 3 and 4): (M, B, D) to (B, M * D)."""
+    return x.transpose(0, 1).reshape(x.shape[1], -1)

@@ -1,0 +1,366 @@
+"""ProductQuantizer: PQ and OPQ, the unsupervised quantizers that the paper measures against."""
+
+import warnings
+from itertools import pairwise
+from numbers import Integral
+
+import numpy as np
+from joblib import Parallel, delayed
+from scipy.sparse import csr_array
+from sklearn.base import BaseEstimator, _fit_context
+from sklearn.cluster import KMeans
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.utils import check_random_state, gen_batches
+from sklearn.utils._openmp_helpers import _openmp_effective_n_threads
+from sklearn.utils._param_validation import Interval, StrOptions
+from sklearn.utils.random import sample_without_replacement
+from sklearn.utils.validation import check_is_fitted, validate_data
+from threadpoolctl import threadpool_limits
+
+from ._atomic import all_or_nothing
+from .codes import code_dtype
+from .quantizer import QuantizerMixin, compression_ratio
+
+_BLOCK = 2**22  # values of a block: 32 MB in float64
+_TRAIN_PER_CODEWORD = 256  # samples a codeword that learn the rotation; faiss's limit
+_TOL = 1e-4  # relative decrease of the error at which the alternation ends
+_FLOOR = 1e-10  # smallest variance, relative to the largest, that balances parts
+
+
+class ProductQuantizer(QuantizerMixin, BaseEstimator):
+    """Product Quantization (PQ) and Optimized Product Quantization (OPQ), without labels.
+
+    The features are split into M parts of consecutive features, and k-means learns K codewords for the sub-vectors of
+    every part [1]_. A sample's code of a part is its nearest codeword. With ``rotation="opq"`` the samples are first
+    multiplied by an orthonormal matrix, learned together with the codewords to lessen the quantization error [2]_;
+    Cartesian k-means [3]_ is the same model.
+
+    It is the unsupervised baseline of the paper's experiments (section 4), with the representations, the compression
+    ratio and the look-up tables of its section 3.1: hard are the codewords of a code, and soft, as always in PQ, is the
+    (rotated) sample itself, so distances between soft representations are those between samples.
+
+    Parameters
+    ----------
+    M : int, default=8
+        Number of parts, 1 to 64.
+    K : int, default=256
+        Number of codewords a part, 2 to 65,536.
+    rotation : {None, "opq"}, default=None
+        ``"opq"`` learns a rotation, on a random ``256 * K`` samples where there are more; None is plain PQ.
+    output : {"soft", "hard", "codes"}, default="soft"
+        What `transform` returns.
+    max_iter : int, default=25
+        Largest number of iterations of k-means, and of alternations between codebooks and rotation.
+    random_state : int, RandomState instance or None, default=None
+        Draws the first codewords, and the samples that learn the rotation. An int gives the same codes at every fit,
+        on any number of cores.
+
+    Attributes
+    ----------
+    codebooks_ : ndarray of shape (M, K, D), float32
+        The codewords; D is ``ceil(n_features / M)``.
+    rotation_ : ndarray of shape (n_features, n_features), float64, or None
+        Orthonormal; ``X @ rotation_`` is what is split into parts. None, for the identity, without a rotation.
+    compression_ratio_ : float
+        Equation 8: how many times smaller codes are than samples in float32.
+    n_codewords_ : ndarray of shape (M,)
+        How many codewords of each part are distinct: the first ones, in lexicographic order. The others repeat them.
+    n_iter_ : int
+        Iterations that k-means took, the most of any part (1 where no part needed k-means).
+    n_features_in_ : int
+        Number of features seen in `fit`.
+    feature_names_in_ : ndarray of shape (`n_features_in_`,)
+        Names of features seen in `fit`, where X has string names for all of them.
+
+    See Also
+    --------
+    skdpq.DPQTransformer : Learns the codes from labels.
+
+    Notes
+    -----
+    No feature is dropped. Parts differ by at most one feature, the first ``n_features % M`` having one more, and the
+    shorter ones are padded with a zero to D, in soft and in the codewords, which changes no distance. With fewer
+    features than parts, the last parts are empty: their codewords are zero and their code is 0.
+
+    Where the sub-vectors of a part take at most K distinct values, these are its codewords, without error, and the
+    codewords that remain repeat them. Repetitions are never a code, as the lowest index wins among equals.
+
+    References
+    ----------
+    .. [1] H. Jégou, M. Douze, C. Schmid. "Product quantization for nearest neighbor search." IEEE TPAMI 33(1), 2011.
+    .. [2] T. Ge, K. He, Q. Ke, J. Sun. "Optimized product quantization for approximate nearest neighbor search."
+       CVPR, 2013.
+    .. [3] M. Norouzi, D. J. Fleet. "Cartesian k-means." CVPR, 2013.
+    .. [4] B. Klein, L. Wolf. "In defense of product quantization." arXiv:1711.08589, 2017.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_digits
+    >>> from skdpq import ProductQuantizer
+    >>> X, _ = load_digits(return_X_y=True)
+    >>> pq = ProductQuantizer(M=4, K=16, random_state=0).fit(X)
+    >>> codes = pq.encode(X)
+    >>> codes.shape, codes.dtype
+    ((1797, 4), dtype('uint8'))
+    >>> pq.pack_codes(codes).shape  # 2 bytes instead of the 256 of 64 float32
+    (1797, 2)
+    >>> pq.compression_ratio_
+    128.0
+    >>> pq.decode(codes).shape
+    (1797, 64)
+    """
+
+    _parameter_constraints: dict = {
+        "M": [Interval(Integral, 1, 64, closed="both")],
+        "K": [Interval(Integral, 2, 65_536, closed="both")],
+        "rotation": [None, StrOptions({"opq"})],
+        "output": [StrOptions({"soft", "hard", "codes"})],
+        "max_iter": [Interval(Integral, 1, None, closed="left")],
+        "random_state": ["random_state"],
+    }
+
+    def __init__(self, M=8, K=256, *, rotation=None, output="soft", max_iter=25, random_state=None):
+        self.M = M
+        self.K = K
+        self.rotation = rotation
+        self.output = output
+        self.max_iter = max_iter
+        self.random_state = random_state
+
+    @_fit_context(prefer_skip_nested_validation=True)
+    def fit(self, X, y=None):
+        """Learn the codebooks, and the rotation, from samples.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Samples. Converted to float32 a block at a time, a part at a time.
+        y : Ignored
+            Not used, present for API consistency by convention.
+
+        Returns
+        -------
+        self : ProductQuantizer
+            The fitted estimator.
+
+        Raises
+        ------
+        InvalidParameterError
+            If a parameter is out of range (a ValueError).
+        ValueError
+            If X is not a finite real matrix, or has values, also after the rotation, beyond the range of float32.
+        TypeError
+            If X is sparse.
+        """
+        with all_or_nothing(self) as draft:
+            draft._fit(X)
+        return self
+
+    def _fit(self, X):
+        X = validate_data(self, X, dtype="numeric")
+        random_state = check_random_state(self.random_state)
+        parts, D = _split(X.shape[1], self.M), -(-X.shape[1] // self.M)
+        seeds = random_state.randint(np.iinfo(np.int32).max, size=self.M)
+        rotation, inits = None, ["k-means++"] * self.M
+        # One thread a part: k-means that shares a part among threads adds up in an order, and so to codebooks, that
+        # depends on their number. It warns of empty clusters, which rounding can cause and which harm nothing here.
+        n_threads = min(self.M, _openmp_effective_n_threads())
+        with threadpool_limits(1), warnings.catch_warnings(), Parallel(n_threads, require="sharedmem") as parallel:
+            warnings.filterwarnings("ignore", "Number of distinct clusters", ConvergenceWarning)
+            if self.rotation == "opq":
+                n_train = min(len(X), _TRAIN_PER_CODEWORD * self.K)
+                train = np.sort(sample_without_replacement(len(X), n_train, random_state=random_state))
+                rotation, inits = _learn_rotation(X, train, parts, D, self.K, self.max_iter, seeds, parallel)
+            fitted = parallel(
+                delayed(_fit_part)(X, rotation, part, D, self.K, self.max_iter, init, seed)
+                for part, init, seed in zip(parts, inits, seeds, strict=True)
+            )
+        codebooks, n_codewords, n_iter = zip(*fitted, strict=True)
+        self.codebooks_ = np.stack(codebooks)
+        self.n_codewords_ = np.array(n_codewords)
+        self.rotation_ = rotation
+        self.n_iter_ = max(n_iter)
+        self.compression_ratio_ = compression_ratio(X.shape[1], self.M, self.K)
+
+    def soft(self, X):
+        """Return the soft representation: X itself, rotated where there is a rotation, split and padded.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Samples.
+
+        Returns
+        -------
+        soft : ndarray of shape (n_samples, M * D), float32
+            Sub-vector m in columns ``m * D`` to ``(m + 1) * D``.
+
+        Raises
+        ------
+        NotFittedError
+            If the estimator is not fitted.
+        ValueError
+            If X does not match the data that it was fitted on, or has values beyond the range of float32.
+        """
+        check_is_fitted(self)
+        X = validate_data(self, X, dtype="numeric", reset=False)
+        M, _, D = self.codebooks_.shape
+        soft = np.empty((len(X), M * D), dtype=np.float32)
+        for rows in gen_batches(len(X), _block_size(M * D)):
+            soft[rows] = self._soft_block(X[rows])
+        return soft
+
+    def encode(self, X):
+        """Return the codes: of every part the nearest codeword, the lowest index among equally near ones.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Samples. Converted a block at a time, so a large or memory-mapped X is never copied whole.
+
+        Returns
+        -------
+        codes : ndarray of shape (n_samples, M), uint8 or uint16
+            Integers in ``range(K)``; uint16 where K is above 256.
+
+        Raises
+        ------
+        NotFittedError
+            If the estimator is not fitted.
+        ValueError
+            If X does not match the data that it was fitted on, or has values beyond the range of float32.
+        """
+        check_is_fitted(self)
+        X = validate_data(self, X, dtype="numeric", reset=False)
+        M, K, D = self.codebooks_.shape
+        norms = np.square(self.codebooks_, dtype=np.float64).sum(axis=2)
+        codes = np.empty((len(X), M), dtype=code_dtype(K))
+        for rows in gen_batches(len(X), _block_size(M * D, K)):
+            soft = self._soft_block(X[rows]).reshape(-1, M, D)
+            for m, n_codewords in enumerate(self.n_codewords_):
+                # In float64 the expanded distance is more precise than float32 sub-vectors are.
+                codebook = self.codebooks_[m, :n_codewords].astype(np.float64)
+                distances = soft[:, m].astype(np.float64) @ codebook.T
+                distances *= -2
+                distances += norms[m, :n_codewords]
+                codes[rows, m] = distances.argmin(axis=1)
+        return codes
+
+    def _soft_block(self, X):
+        M, _, D = self.codebooks_.shape
+        soft = np.zeros((len(X), M, D), dtype=np.float32)
+        projected = _project(X, self.rotation_)
+        for m, part in enumerate(_split(X.shape[1], M)):
+            soft[:, m, : part.stop - part.start] = projected[:, part]
+        return soft.reshape(len(X), M * D)
+
+
+def _split(n_features, M):
+    """Return the features of every part, as slices."""
+    width, n_wider = divmod(n_features, M)
+    stops = [width * m + min(m, n_wider) for m in range(M + 1)]
+    return [slice(*pair) for pair in pairwise(stops)]
+
+
+def _block_size(*widths):
+    """Return how many rows of these widths to process at a time."""
+    return max(1, _BLOCK // max(widths))
+
+
+def _project(X, rotation=None):
+    """Return X, multiplied by the rotation (in float64) where there is one, in float32."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        projected = (X if rotation is None else X.astype(np.float64) @ rotation).astype(np.float32)
+    if not np.isfinite(projected).all():
+        raise ValueError(
+            f"Expected values that float32 can hold, at most {np.finfo(np.float32).max:.3g} in magnitude (also after "
+            f"the rotation, where there is one), got {np.abs(X).max():.3g}."
+        )
+    return projected
+
+
+def _fit_part(X, rotation, part, D, K, max_iter, init, seed):
+    """Return the codebook (K, D) of a part, its number of distinct codewords, and the number of iterations."""
+    points = np.zeros((len(X), D), dtype=np.float32)
+    for rows in gen_batches(len(X), _block_size(X.shape[1])):
+        block = _project(X[rows, part]) if rotation is None else _project(X[rows], rotation[:, part])
+        points[rows, : block.shape[1]] = block
+    codebook, _, n_iter = _k_means(points, K, max_iter, init, seed)
+    distinct = np.unique(codebook, axis=0)
+    return distinct[np.arange(K) % len(distinct)], len(distinct), n_iter
+
+
+def _k_means(points, K, max_iter, init, seed):
+    """Return a codebook (K, D), the points' codes, and the number of iterations."""
+    if len(np.unique(points[: 2 * K], axis=0)) <= K:  # rarely, so that all points are rarely sorted
+        distinct, codes = np.unique(points, axis=0, return_inverse=True)
+        if len(distinct) <= K:
+            return distinct[np.arange(K) % len(distinct)], codes.ravel(), 1
+    exponent = _exponent(points)  # a power of two changes no code, and squares then fit float32
+    if not isinstance(init, str):
+        init = np.ldexp(init, -exponent)
+    k_means = KMeans(K, init=init, n_init=1, max_iter=max_iter, random_state=seed, copy_x=False)
+    with threadpool_limits(1, user_api="openmp"):  # a thread has a limit of its own
+        k_means.fit(np.ldexp(points, -exponent))
+    return np.ldexp(k_means.cluster_centers_, exponent), k_means.labels_, k_means.n_iter_
+
+
+def _exponent(X):
+    """Return the power of two that no magnitude in X exceeds."""
+    return np.frexp(max(X.max(), -X.min()))[1]
+
+
+def _learn_rotation(X, train, parts, D, K, max_iter, seeds, parallel):
+    """Return a rotation, and codebooks for it, by the alternation of Ge et al. (their non-parametric solution).
+
+    It ends in a local optimum, so it starts from the better of two rotations: the identity, where the order of the
+    features means something, as of pixels, or Ge et al.'s parametric solution, for correlated features in any order.
+    """
+    sample = np.empty((len(train), X.shape[1]), dtype=np.float32)
+    for rows in gen_batches(len(train), _block_size(X.shape[1])):
+        sample[rows] = _project(X[train[rows]])
+    exponent = _exponent(sample)
+    sample = np.ldexp(sample, -exponent)
+    mean = sample.mean(axis=0, dtype=np.float64)
+    sample -= mean.astype(np.float32)  # codewords can move, so to rotate about the mean is enough
+
+    def step_part(rotation, part, max_iter, init, seed):
+        width = part.stop - part.start
+        points = np.zeros((len(sample), D), dtype=np.float32)
+        points[:, :width] = sample @ rotation[:, part].astype(np.float32)
+        codebook, codes, _ = _k_means(points, K, max_iter, init, seed)
+        error = np.square(points - codebook[codes]).sum(dtype=np.float64)
+        one_hot = csr_array((np.ones_like(codes, np.float32), codes, np.arange(len(codes) + 1)), (len(codes), K))
+        return codebook, error, (one_hot.T @ sample).T @ codebook[:, :width]  # cheaper than sample.T @ hard
+
+    def step(rotation, inits, max_iter):
+        tasks = zip(parts, inits, seeds, strict=True)
+        done = parallel(delayed(step_part)(rotation, part, max_iter, init, seed) for part, init, seed in tasks)
+        codebooks, errors, products = zip(*done, strict=True)
+        return sum(errors), rotation, codebooks, np.hstack(products)
+
+    starts = np.eye(X.shape[1]), _balanced_pca(sample, parts)
+    states = [step(start, ["k-means++"] * len(parts), 5) for start in starts]
+    error, rotation, codebooks, product = min(states, key=lambda state: state[0])
+    for _ in range(max_iter if error else 0):
+        left, _, right = np.linalg.svd(product.astype(np.float64))  # orthonormal Procrustes: sample to hard
+        last_error = error
+        error, rotation, codebooks, product = step(left @ right, codebooks, 1)
+        if last_error - error <= _TOL * last_error:
+            break
+    means = [np.pad((mean @ rotation)[part], (0, D - (part.stop - part.start))) for part in parts]
+    inits = [np.ldexp(codebook + m, exponent).astype(np.float32) for codebook, m in zip(codebooks, means, strict=True)]
+    return rotation, inits
+
+
+def _balanced_pca(sample, parts):
+    """Return principal axes, dealt to the parts so that the products of their variances are about equal."""
+    variances, axes = np.linalg.eigh((sample.T @ sample).astype(np.float64))
+    logs = np.log(np.maximum(variances / (variances[-1] or 1), _FLOOR)) - np.log(_FLOOR)
+    dealt, totals = [[] for _ in parts], np.zeros(len(parts))
+    for axis in reversed(range(len(logs))):  # the largest variance first
+        free = [m for m, part in enumerate(parts) if len(dealt[m]) < part.stop - part.start]
+        m = min(free, key=lambda m: totals[m])
+        dealt[m].append(axis)
+        totals[m] += logs[axis]
+    return axes[:, np.concatenate(dealt).astype(int)]

@@ -1,0 +1,164 @@
+"""What all quantizers share: the face of the protocol in which the learning and the searching half meet.
+
+A quantizer has `fit(X, y=None)`, `codebooks_` (M, K, D), `encode(X)`, `soft(X)` and `decode(codes)`. This mixin gives
+the rest, from `codebooks_` alone.
+"""
+
+import numpy as np
+from sklearn.base import ClassNamePrefixFeaturesOutMixin, TransformerMixin
+from sklearn.utils.validation import check_is_fitted
+
+from . import codes as _codes
+
+
+def decode(codes, codebooks):
+    """Return the hard representation of codes (equations 2 and 4).
+
+    Parameters
+    ----------
+    codes : array-like of shape (n, M)
+        Integers in ``range(K)``.
+    codebooks : ndarray of shape (M, K, D)
+        The codebooks C_m.
+
+    Returns
+    -------
+    hard : ndarray of shape (n, M * D)
+        Row z_m of every C_m, concatenated.
+
+    Raises
+    ------
+    ValueError
+        If the codes do not fit the codebooks.
+    """
+    M, K, _ = codebooks.shape
+    codes = _codes.check_codes(codes, M, K)
+    return codebooks[np.arange(M), codes].reshape(len(codes), -1)
+
+
+class QuantizerMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin):
+    """Transform, decode and pack, for an estimator with `codebooks_`, `soft`, `encode` and the parameter `output`."""
+
+    def transform(self, X):
+        """Represent X as the parameter `output` says.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Samples.
+
+        Returns
+        -------
+        X_new : ndarray of shape (n_samples, M * D) or (n_samples, M)
+            ``output="soft"``: `soft`, float32; ``"hard"``: the decoded codes, float32; ``"codes"``: `encode`.
+
+        Raises
+        ------
+        NotFittedError
+            If the estimator is not fitted.
+        ValueError
+            If X does not match the data that it was fitted on.
+        """
+        if self.output == "soft":
+            return self.soft(X)
+        codes = self.encode(X)
+        return codes if self.output == "codes" else self.decode(codes)
+
+    def decode(self, codes):
+        """Return the hard representation of codes (equations 2 and 4).
+
+        Parameters
+        ----------
+        codes : array-like of shape (n_samples, M)
+            Integers in ``range(K)``.
+
+        Returns
+        -------
+        hard : ndarray of shape (n_samples, M * D), float32
+            Row z_m of every codebook, concatenated.
+
+        Raises
+        ------
+        NotFittedError
+            If the estimator is not fitted.
+        ValueError
+            If the codes have another width than M, or are out of range.
+        """
+        check_is_fitted(self)
+        return decode(codes, self.codebooks_)
+
+    def pack_codes(self, codes):
+        """Pack codes to ceil(M log2(K) / 8) bytes a row (section 3.1.1).
+
+        Parameters
+        ----------
+        codes : array-like of shape (n_samples, M)
+            Integers in ``range(K)``.
+
+        Returns
+        -------
+        packed : ndarray of shape (n_samples, ceil(M * log2(K) / 8)), uint8
+            See `skdpq.codes.pack_codes`.
+
+        Raises
+        ------
+        NotFittedError
+            If the estimator is not fitted.
+        ValueError
+            If the codes have another width than M, or are out of range.
+        """
+        check_is_fitted(self)
+        M, K, _ = self.codebooks_.shape
+        return _codes.pack_codes(_codes.check_codes(codes, M, K), K)
+
+    def unpack_codes(self, packed):
+        """Undo `pack_codes`.
+
+        Parameters
+        ----------
+        packed : ndarray of shape (n_samples, ceil(M * log2(K) / 8)), uint8
+            Packed rows.
+
+        Returns
+        -------
+        codes : ndarray of shape (n_samples, M), uint8 or uint16
+            The codes.
+
+        Raises
+        ------
+        NotFittedError
+            If the estimator is not fitted.
+        ValueError
+            If `packed` is not what `pack_codes` returns.
+        """
+        check_is_fitted(self)
+        M, K, _ = self.codebooks_.shape
+        return _codes.unpack_codes(packed, M, K)
+
+    @property
+    def _n_features_out(self):
+        M, _, D = self.codebooks_.shape
+        return M if self.output == "codes" else M * D
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.transformer_tags.preserves_dtype = [] if self.output == "codes" else ["float32"]
+        return tags
+
+
+def compression_ratio(n_values, M, K):
+    """Return 32 L / (M log2(K)), equation 8.
+
+    Parameters
+    ----------
+    n_values : int
+        Number L of float32 values in a sample.
+    M, K : int
+        Number of parts and of codewords a part.
+
+    Returns
+    -------
+    ratio : float
+        How many times smaller the codes are than the float32 samples.
+    """
+    return float(32 * n_values / (M * np.log2(K)))

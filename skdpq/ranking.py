@@ -1,0 +1,257 @@
+"""Tie groups of a ranking, and what is measured on them.
+
+A query's ranking is a list of groups of database items at equal distance, in ascending distance: group g has n[g]
+items, of which r[g] are relevant. A measure is the expected value over a random order within the groups, so the two
+counts are all that it needs.
+"""
+
+import numpy as np
+from numba import njit
+
+_BITS = 11  # a radix digit: three passes over 32 bits; as fast as or faster than 8 and 16 from 1,500 to 50,000 codes
+_SHIFTS = (0, 11, 22)
+
+
+class CodeGroups:
+    """A labelled database whose items of equal code are one.
+
+    Parameters
+    ----------
+    codes : ndarray of shape (n, M), uint8 or uint16
+        The items' codes, n at least 1.
+    labels : ndarray of shape (n,), int64
+        The items' classes, in ``range(n_classes)``.
+    n_classes : int
+        Number of classes.
+
+    Attributes
+    ----------
+    codes : ndarray of shape (U, M)
+        The distinct codes.
+    sizes : ndarray of shape (U,), int64
+        How many items have each.
+    """
+
+    def __init__(self, codes, labels, n_classes):
+        self.codes, group = _distinct_rows(codes)
+        self.sizes = np.bincount(group)
+        # The codes of class c's items are one slice, so counts by (code, class) need never exist for all classes.
+        self._by_class = group[np.argsort(labels, kind="stable")]
+        self._ends = np.cumsum(np.bincount(labels, minlength=n_classes))
+
+    def relevant(self, c):
+        """Return how many items of class c have each code, an (U,) int64 array."""
+        start = self._ends[c - 1] if c else 0
+        return np.bincount(self._by_class[start : self._ends[c]], minlength=len(self.sizes))
+
+    def measure(self, tables, classes, kernel, parameter, out):
+        """Measure the rankings of some queries.
+
+        Parameters
+        ----------
+        tables : ndarray of shape (q, M, K), float32
+            The queries' look-up tables.
+        classes : ndarray of shape (q,), int64
+            Their classes, -1 for one that no item has: the value is then 0.
+        kernel : callable
+            ``kernel(n, r, parameter)`` returns the value of a ranking, `n` and `r` being those of `tie_groups`.
+        parameter : int
+            The third argument of `kernel`.
+        out : ndarray of shape (q,), float64
+            Receives the values.
+        """
+        for c in np.unique(classes):
+            relevant = self.relevant(c) if c >= 0 else None
+            for i in np.flatnonzero(classes == c):
+                out[i] = 0 if c < 0 else kernel(*tie_groups(tables[i], self.codes, self.sizes, relevant), parameter)
+
+
+def _distinct_rows(codes):
+    """Return the distinct rows, and for every row the position of its like among them."""
+    rows = np.ascontiguousarray(codes).view(f"V{codes.shape[1] * codes.itemsize}")[:, 0]  # 5 times as fast as axis=0
+    distinct, group = np.unique(rows, return_inverse=True)
+    return distinct.view(codes.dtype).reshape(-1, codes.shape[1]), group
+
+
+@njit(nogil=True, cache=True)
+def tie_groups(table, codes, sizes, relevant):
+    """Rank distinct codes by their distance to one query, and merge equal distances.
+
+    Parameters
+    ----------
+    table : ndarray of shape (M, K), float32
+        The query's look-up table, nowhere negative. A code's distance is the float32 sum of its entries, in the order
+        of the parts.
+    codes : ndarray of shape (U, M), uint8 or uint16
+        The distinct codes of the database, U at least 1.
+    sizes : ndarray of shape (U,), int64
+        How many items have each code.
+    relevant : ndarray of shape (U,), int64
+        How many of them are relevant.
+
+    Returns
+    -------
+    n, r : ndarray of shape (G,), int64
+        Items and relevant items of every group, in ascending distance.
+    """
+    U, M = codes.shape
+    counts = np.zeros((len(_SHIFTS), 1 << _BITS), dtype=np.int64)
+    source = np.empty(U, dtype=np.uint64)
+    distance = np.empty(1, dtype=np.float32)
+    bits = distance.view(np.uint32)
+    for u in range(U):
+        total = np.float32(0)  # and so never -0.0, whose bits differ from those of 0.0
+        for m in range(M):
+            total += table[m, codes[u, m]]
+        distance[0] = total
+        key = bits[0]  # floats that are not negative order like their bits
+        source[u] = (np.uint64(key) << np.uint64(32)) | np.uint64(u)
+        for p, shift in enumerate(_SHIFTS):
+            counts[p, (key >> np.uint32(shift)) & np.uint32((1 << _BITS) - 1)] += 1
+    keyed = _radix_sort(source, counts)
+
+    n = np.empty(U, dtype=np.int64)
+    r = np.empty(U, dtype=np.int64)
+    g = -1
+    last = np.uint64(0)
+    for i in range(U):
+        key = keyed[i] >> np.uint64(32)
+        u = keyed[i] & np.uint64(0xFFFFFFFF)
+        if i == 0 or key != last:
+            g += 1
+            n[g] = 0
+            r[g] = 0
+            last = key
+        n[g] += sizes[u]
+        r[g] += relevant[u]
+    return n[: g + 1], r[: g + 1]
+
+
+@njit(nogil=True, cache=True)
+def _radix_sort(source, counts):
+    """Sort (key << 32 | payload) by key; `counts` holds how often each digit occurs, per digit. Overwrites both."""
+    target = np.empty_like(source)
+    for p, shift in enumerate(_SHIFTS):
+        ends = counts[p]
+        shift = np.uint64(32 + shift)
+        mask = np.uint64((1 << _BITS) - 1)
+        if ends[(source[0] >> shift) & mask] == len(source):
+            continue  # all have the same digit
+        start = 0
+        for digit in range(len(ends)):
+            count = ends[digit]
+            ends[digit] = start
+            start += count
+        for item in source:
+            digit = (item >> shift) & mask
+            target[ends[digit]] = item
+            ends[digit] += 1
+        source, target = target, source
+    return source
+
+
+def tie_groups_from_distances(distances, relevant):
+    """Rank items by any distances, and merge equal ones.
+
+    Parameters
+    ----------
+    distances : ndarray of shape (n,)
+        Distances of the items to one query, n at least 1. Infinite ones are equal to one another.
+    relevant : ndarray of shape (n,), bool
+        Which items are relevant.
+
+    Returns
+    -------
+    n, r : ndarray of shape (G,), int64
+        Items and relevant items of every group, in ascending distance.
+
+    Raises
+    ------
+    ValueError
+        If a distance is NaN.
+    """
+    order = np.argsort(distances)
+    distances = distances[order]
+    if np.isnan(distances[-1]):  # NaN sorts last
+        raise ValueError("Expected distances that can be ranked, got NaN.")
+    starts = np.flatnonzero(np.concatenate([[True], distances[1:] != distances[:-1]]))
+    n = np.diff(starts, append=len(distances))
+    r = np.add.reduceat(relevant[order], starts, dtype=np.int64)
+    return n, r
+
+
+@njit(nogil=True, cache=True)
+def average_precision(n, r, k):
+    """Return expected AP@k; see `skdpq.metrics.mean_average_precision`."""
+    before = 0  # items, and relevant ones, before the group
+    found = 0
+    total = 0.0
+    for g in range(len(n)):
+        if before >= k:
+            break
+        if r[g]:
+            # Given that position i is relevant, each of the i - 1 positions before it is with odds (r - 1) / (n - 1).
+            odds = (r[g] - 1) / max(n[g] - 1, 1)
+            group = 0.0
+            for i in range(min(n[g], k - before)):
+                group += (found + 1 + i * odds) / (before + i + 1)
+            total += group * (r[g] / n[g])
+        before += n[g]
+        found += r[g]
+    n_relevant = r.sum()
+    return total / min(n_relevant, k) if n_relevant else 0.0
+
+
+@njit(nogil=True, cache=True)
+def interpolated_average_precision(n, r, n_points):
+    """Return interpolated AP; see `skdpq.metrics.interpolated_mean_average_precision`."""
+    n_relevant = r.sum()
+    if n_relevant == 0:
+        return 0.0
+    steps = n_points - 1
+    before = n.sum()
+    found = n_relevant
+    best = 0.0  # the largest precision at the end of this group or a later one; groups go from the last to the first
+    total = 0.0
+    level = steps
+    for g in range(len(n) - 1, -1, -1):
+        before -= n[g]
+        found -= r[g]
+        if r[g] == 0:
+            continue  # precision falls and recall stands still: nothing a level would choose
+        slope = r[g] / n[g]
+        best = max(best, (found + r[g]) / (before + n[g]))
+        # Levels that are reached within this group. Along it precision only rises or only falls, so the first position
+        # that reaches the level and the last one of the group hold its maximum. Exact in integers.
+        while level > 0 and level * n_relevant > found * steps:
+            needed = level * n_relevant - found * steps
+            i = -(-needed * n[g] // (r[g] * steps))
+            total += max(best, (found + i * slope) / (before + i))
+            level -= 1
+    return (total + best) / n_points  # level 0 takes the whole curve, whose maximum is at the end of a group
+
+
+@njit(nogil=True, cache=True)
+def precision(n, r, k):
+    """Return expected precision at k; see `skdpq.metrics.precision_at_k`."""
+    return _expected_found(n, r, k) / k
+
+
+@njit(nogil=True, cache=True)
+def recall(n, r, k):
+    """Return expected recall at k; see `skdpq.metrics.recall_at_k`."""
+    n_relevant = r.sum()
+    return _expected_found(n, r, k) / n_relevant if n_relevant else 0.0
+
+
+@njit(nogil=True, cache=True)
+def _expected_found(n, r, k):
+    """Return the expected number of relevant items among the first k."""
+    before = 0
+    found = 0
+    for g in range(len(n)):
+        if before + n[g] >= k:
+            return found + (k - before) * (r[g] / n[g])
+        before += n[g]
+        found += r[g]
+    return float(found)  # for k beyond the last item

@@ -1,0 +1,90 @@
+"""The paper's look-up tables (sections 3.1.2 to 3.1.4).
+
+Distances are accumulated in float64 and rounded once to float32, so a table entry is the exact squared distance to
+rounding, whatever the scale or offset of the vectors; a search then sums float32 entries in the order of the parts.
+"""
+
+import numba
+import numpy as np
+
+from .quantizer import decode
+
+
+def lut_classification(codebooks, coef):
+    """Tables of classification, LUTC (section 3.1.2).
+
+    Parameters
+    ----------
+    codebooks : ndarray of shape (M, K, D)
+        The codebooks C_m.
+    coef : ndarray of shape (n_classes, M * D)
+        Weights of the classifier, W transposed.
+
+    Returns
+    -------
+    lutc : ndarray of shape (M, K, n_classes)
+        LUTC_m[c, k] at ``[m, k, c]``, so that a code reads one contiguous row.
+    """
+    M, _, D = codebooks.shape
+    return codebooks @ coef.reshape(len(coef), M, D).transpose(1, 2, 0)
+
+
+def lut_asymmetric(codebooks, soft):
+    """Tables of asymmetric comparison, LUTASym (section 3.1.4), for a block of queries.
+
+    Parameters
+    ----------
+    codebooks : ndarray of shape (M, K, D), float32
+        The codebooks C_m.
+    soft : ndarray of shape (n_queries, M * D), float32
+        Soft representations of the queries.
+
+    Returns
+    -------
+    tables : ndarray of shape (n_queries, M, K), float32
+        Squared distances between part m of each query and codeword k.
+    """
+    tables = np.empty((len(soft), *codebooks.shape[:2]), dtype=np.float32)
+    by_dimension = np.ascontiguousarray(codebooks.transpose(0, 2, 1))
+    _squared_distances(by_dimension, np.ascontiguousarray(soft), tables)
+    return tables
+
+
+def lut_symmetric(codebooks, codes):
+    """Tables of symmetric comparison, the rows of LUTSym (section 3.1.3) that a block of queries needs.
+
+    Parameters
+    ----------
+    codebooks : ndarray of shape (M, K, D), float32
+        The codebooks C_m.
+    codes : ndarray of shape (n_queries, M)
+        Codes of the queries.
+
+    Returns
+    -------
+    tables : ndarray of shape (n_queries, M, K), float32
+        LUTSym_m[z_m, k] of each query.
+    """
+    M, K, _ = codebooks.shape
+    if len(codes) <= K:
+        return lut_asymmetric(codebooks, decode(codes, codebooks))
+    # The K codewords of all parts, as if they were K queries: LUTSym whole, at [k1, m, k2].
+    whole = lut_asymmetric(codebooks, codebooks.transpose(1, 0, 2).reshape(K, -1))
+    return whole[codes, np.arange(M)]
+
+
+@numba.njit(nogil=True, cache=True)
+def _squared_distances(by_dimension, soft, tables):
+    M, D, K = by_dimension.shape
+    total = np.empty(K, dtype=np.float64)
+    for q in range(len(soft)):
+        for m in range(M):
+            total[:] = 0.0
+            for d in range(D):
+                x = np.float64(soft[q, m * D + d])
+                row = by_dimension[m, d]
+                for k in range(K):  # vectorises: each k sums on its own, in the order of d
+                    difference = np.float64(row[k]) - x
+                    total[k] += difference * difference
+            for k in range(K):
+                tables[q, m, k] = np.float32(total[k])

@@ -1,0 +1,134 @@
+"""DPQTransformer."""
+
+from .base import BaseDPQ
+
+
+class DPQTransformer(BaseDPQ):
+    """Supervised codes of M * log2(K) bits by Deep Product Quantization.
+
+    A network maps a sample to M distributions p_m over K codewords each. The soft representation averages the
+    codewords of each part by p_m, the hard one takes the most probable; both are trained to classify the sample, and
+    to lie close to the center of its class (Klein & Wolf [1]_, section 3).
+
+    Without a backbone, features are standardised first, so their units do not matter.
+
+    Parameters
+    ----------
+    M : int, default=8
+        Number of parts.
+    K : int, default=256
+        Number of codewords a part, 2 to 65,536. A code takes M * log2(K) bits.
+    D : int, default=None
+        Width of a codeword. ``None`` takes the width of a sub-vector s_m: the units that enter the part networks
+        divided by M, as in the paper's CIFAR-10 experiments.
+    hidden_layer_sizes : array-like of int, default=(256,)
+        Widths of the ReLU layers of the trunk, the MLP before the split into parts; ``()`` for none. Of its last
+        layer's units, those that do not divide by M are dropped, as in section 4; with fewer units than M every part
+        reads them all.
+    part_layer_sizes : array-like of int, default=()
+        Widths of the ReLU layers of each part network; ``()`` goes straight from sub-vector to K logits.
+    backbone : torch.nn.Module, default=None
+        Learned jointly, in front of the trunk. X may then have any shape that it takes, (n_samples, ...); it must
+        return (n_samples, n_units). Training starts from a copy of it, which becomes `backbone_`: the module itself
+        is never changed.
+    augment : callable, default=None
+        Applied to each batch of X in training, a tensor (batch, ...), and returns another of the same length.
+    intra_norm : bool, default=False
+        L2-normalise every part of soft and of the codewords (section 4), for retrieval across domains. It needs no
+        retraining: it may be changed on a fitted estimator with `set_params`. Predictions do not depend on it.
+    softmax_soft_weight, softmax_hard_weight : float, default=1.0
+        Weight of the softmax loss on soft and on hard.
+    joint_central_weight : float, default=0.1
+        Weight of the Joint Central Loss (equation 5): half squared distances to the class center, summed over the
+        M * D dimensions, of soft and of hard.
+    gini_batch_weight, gini_sample_weight : float, default=0.3
+        Weights of GiniBatch and GiniSample (equations 6 and 7), each a mean over the parts.
+    learning_rate : float, default=0.002
+        Highest learning rate of AdamW. It warms up, stays constant, and falls linearly to zero over the second half
+        of the epochs, or from the plateau that `tol` and `n_iter_no_change` define, over as many epochs as came
+        before it.
+    weight_decay : float, default=0.01
+        Decoupled weight decay of the layers' weights; codebooks, class centers and biases are left alone.
+    batch_size : int, default=256
+        Largest number of samples in a batch.
+    max_iter : int or "auto", default="auto"
+        Largest number of epochs. ``"auto"`` takes as many as make 1,500 batches, at least 15.
+    tol : float, default=1e-4
+        Least improvement of the loss (of the validation score with `early_stopping`) that is no plateau.
+    early_stopping : bool, default=False
+        Hold out `validation_fraction` of the samples, stratified, score accuracy from hard codes there after each
+        epoch, and keep the weights that scored best.
+    validation_fraction : float, default=0.1
+        Share of the samples held out with `early_stopping`.
+    n_iter_no_change : int, default=10
+        Epochs without an improvement by `tol` that make a plateau.
+    class_weight : dict, "balanced" or None, default=None
+        Weights of the classes, as in scikit-learn's classifiers.
+    output : {"soft", "hard", "codes"}, default="soft"
+        What `transform` returns; may be changed on a fitted estimator.
+    random_state : int, RandomState instance or None, default=None
+        Seed of initialisation, batches and validation split.
+    device : str or torch.device, default="auto"
+        Where to compute: "cpu", "cuda", "cuda:1", "mps"; "auto" takes an accelerator if there is one. What is fitted
+        stays on the CPU.
+    verbose : bool or int, default=False
+        Print a line with every loss term after each epoch.
+
+    Attributes
+    ----------
+    codebooks_ : ndarray of shape (M, K, D), float32
+        Codewords that `decode` reads, normalised with ``intra_norm=True``.
+    classes_ : ndarray of shape (n_classes,)
+        Class labels.
+    class_centers_ : ndarray of shape (n_classes, M * D), float32
+        Centers o_i of the Joint Central Loss.
+    n_iter_ : int
+        Epochs that were run.
+    loss_curve_ : dict of str to list of float
+        Mean over each epoch of the objective ("loss") and of its terms "softmax_soft", "softmax_hard",
+        "joint_central", "gini_batch" and "gini_sample" (before their weights).
+    validation_scores_ : list of float or None
+        Validation accuracy after each epoch with `early_stopping`.
+    compression_ratio_ : float
+        Equation 8.
+    parameters_ : dict of str to ndarray
+        All parameters of the network but the backbone's.
+    architecture_ : dict
+        Sizes of the network.
+    backbone_ : torch.nn.Module or None
+        Trained copy of the backbone, on the CPU.
+    mean_, scale_ : ndarray of shape (n_features,) or None
+        Mean and standard deviation by which features are standardised; None with a backbone.
+    input_shape_ : tuple of int
+        Shape of a sample.
+    n_features_in_ : int
+        Number of features seen during `fit`.
+    feature_names_in_ : ndarray of shape (n_features_in_,)
+        Names of the features, where X has them.
+
+    See Also
+    --------
+    DPQClassifier : The same network, with predictions from codes.
+    ProductQuantizer : Unsupervised codes.
+    DPQNeighbors : Neighbour search over codes.
+
+    References
+    ----------
+    .. [1] B. Klein and L. Wolf, "In Defense of Product Quantization", arXiv:1711.08589.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_digits
+    >>> from skdpq import DPQTransformer
+    >>> X, y = load_digits(return_X_y=True)
+    >>> dpq = DPQTransformer(M=4, K=16, max_iter=5, random_state=0).fit(X, y)
+    >>> dpq.transform(X).shape
+    (1797, 256)
+    >>> codes = dpq.encode(X)
+    >>> codes.shape, codes.dtype
+    ((1797, 4), dtype('uint8'))
+    >>> dpq.pack_codes(codes).shape  # 16 bits
+    (1797, 2)
+    >>> dpq.compression_ratio_
+    128.0
+    """
