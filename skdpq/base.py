@@ -21,7 +21,7 @@ from .network import DPQNetwork, concatenate_parts
 from .quantizer import QuantizerMixin, compression_ratio
 from .training import TERMS, train
 
-_AUTO_STEPS, _AUTO_EPOCHS = 1500, 15  # what max_iter="auto" runs at least; benchmarks/defaults.py
+_AUTO_STEPS, _AUTO_EPOCHS = 500, 15  # what max_iter="auto" runs at least; benchmarks/defaults.py
 _BLOCK = 2**24  # entries of p (M, B, K) computed at a time outside training: 64 MB in float32
 
 
@@ -73,7 +73,7 @@ class BaseDPQ(QuantizerMixin, BaseEstimator):
         joint_central_weight=0.1,
         gini_batch_weight=0.3,
         gini_sample_weight=0.3,
-        learning_rate=2e-3,
+        learning_rate=4e-3,
         weight_decay=1e-2,
         batch_size=256,
         max_iter="auto",

@@ -81,7 +81,7 @@ architecture_, backbone_, mean_, scale_, input_shape_, n_features_in_, feature_n
         joint_central_weight=0.1,
         gini_batch_weight=0.3,
         gini_sample_weight=0.3,
-        learning_rate=2e-3,
+        learning_rate=4e-3,
         weight_decay=1e-2,
         batch_size=256,
         max_iter="auto",

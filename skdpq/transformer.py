@@ -43,7 +43,7 @@ class DPQTransformer(BaseDPQ):
         M * D dimensions, of soft and of hard.
     gini_batch_weight, gini_sample_weight : float, default=0.3
         Weights of GiniBatch and GiniSample (equations 6 and 7), each a mean over the parts.
-    learning_rate : float, default=0.002
+    learning_rate : float, default=0.004
         Highest learning rate of AdamW. It warms up, stays constant, and falls linearly to zero over the second half
         of the epochs, or from the plateau that `tol` and `n_iter_no_change` define, over as many epochs as came
         before it.
@@ -52,7 +52,7 @@ class DPQTransformer(BaseDPQ):
     batch_size : int, default=256
         Largest number of samples in a batch.
     max_iter : int or "auto", default="auto"
-        Largest number of epochs. ``"auto"`` takes as many as make 1,500 batches, at least 15.
+        Largest number of epochs. ``"auto"`` takes as many as make 500 batches, at least 15.
     tol : float, default=1e-4
         Least improvement of the loss (of the validation score with `early_stopping`) that is no plateau.
     early_stopping : bool, default=False

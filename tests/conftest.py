@@ -1,0 +1,21 @@
+"""Settings that must hold before NumPy, SciPy and torch are imported."""
+
+import os
+
+os.environ["SCIPY_ARRAY_API"] = "1"  # without it scikit-learn skips its array API checks
+os.environ["OMP_NUM_THREADS"] = "1"  # tests run side by side, and small products gain nothing from threads
+
+import pytest
+from hypothesis import settings
+from sklearn.datasets import load_digits
+from sklearn.model_selection import train_test_split
+
+settings.register_profile("skdpq", deadline=None, derandomize=True)
+settings.load_profile("skdpq")
+
+
+@pytest.fixture(scope="session")
+def digits():
+    """X_train, X_test, y_train, y_test of scikit-learn's digits."""
+    X, y = load_digits(return_X_y=True)
+    return train_test_split(X, y, test_size=500, random_state=0, stratify=y)
