@@ -4,8 +4,8 @@
     python benchmarks/pq_error.py --data features.npz --samples 20000
 
 The data is scikit-learn's digits and a synthetic correlated set, or the array `X_train` of an .npz file. Four fifths of
-the samples fit both libraries, each at its default settings (both: 25 iterations of k-means; OPQ: 25 alternations here,
-50 in faiss); the other fifth gives the held-out error. The error is the mean, over samples, of the squared distance to
+the samples fit both libraries, each at its default settings (25 iterations of k-means and 50 alternations of OPQ in
+both); the other fifth gives the held-out error. The error is the mean, over samples, of the squared distance to
 the decoded codes. faiss takes only a multiple of M features, so it gets the features split and padded as ours.
 """
 

@@ -101,8 +101,9 @@ class GraphMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin):
 
     def _graph(self, mode, distances, positions, indptr):
         data = distances if mode == "distance" else np.ones(len(positions))
-        sparse = csr_array if get_config()["sparse_interface"] == "sparray" else csr_matrix
-        return sparse((data, positions, indptr), shape=(len(indptr) - 1, self.n_samples_fit_))
+        # A matrix made from an array keeps its int64 indices, as scikit-learn's graphs do.
+        graph = csr_array((data, positions, indptr), shape=(len(indptr) - 1, self.n_samples_fit_))
+        return graph if get_config()["sparse_interface"] == "sparray" else csr_matrix(graph)
 
 
 def _check_mode(mode):

@@ -2,7 +2,6 @@
 
 import copy
 import math
-from contextlib import contextmanager
 from numbers import Integral, Real
 
 import numpy as np
@@ -16,6 +15,7 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
 from ._atomic import all_or_nothing
+from ._environment import check_device, seeded_globally, threads_for
 from .codes import code_dtype
 from .network import DPQNetwork, concatenate_parts
 from .quantizer import QuantizerMixin, compression_ratio
@@ -146,7 +146,7 @@ class BaseDPQ(QuantizerMixin, BaseEstimator):
         check_classification_targets(y)
         hidden_layer_sizes = _check_layer_sizes(self.hidden_layer_sizes, "hidden_layer_sizes")
         part_layer_sizes = _check_layer_sizes(self.part_layer_sizes, "part_layer_sizes")
-        device = _check_device(self.device)
+        device = check_device(self.device)
         sample_weight = _check_sample_weight(
             sample_weight, X, dtype=np.float64, ensure_non_negative=True, allow_all_zero_weights=False
         )
@@ -195,7 +195,8 @@ class BaseDPQ(QuantizerMixin, BaseEstimator):
             )
             validation = [tensor[torch.from_numpy(held_out).to(device)] for tensor in data]
             data = [tensor[torch.from_numpy(kept).to(device)] for tensor in data]
-        with _seeded_globally(generator, device, enabled=self.backbone is not None or self.augment is not None):
+        seeded = seeded_globally(generator, device, enabled=self.backbone is not None or self.augment is not None)
+        with seeded, threads_for(network, min(self.batch_size, len(X))):
             history = train(
                 network,
                 *data,
@@ -298,7 +299,7 @@ class BaseDPQ(QuantizerMixin, BaseEstimator):
         X = validate_data(self, X, dtype="numeric", allow_nd=self.backbone_ is not None, reset=False)
         if X.shape[1:] != self.input_shape_:
             raise ValueError(f"Expected samples of shape {self.input_shape_}, got {X.shape[1:]}.")
-        device = _check_device(self.device)
+        device = check_device(self.device)
         network = self._network(device)
         M, K, _ = network.codebooks.shape
         results = []
@@ -349,28 +350,6 @@ def _check_layer_sizes(sizes, name):
     if not all(isinstance(size, Integral) and size > 0 for size in sizes):
         raise ValueError(f"{name} must hold positive integers, got {sizes}.")
     return sizes
-
-
-def _check_device(device):
-    if device == "auto":
-        if torch.cuda.is_available():
-            return torch.device("cuda")
-        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
-    try:
-        device = torch.device(device)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise ValueError(f"Expected a device that torch can use here, got device={str(device)!r}: {error}") from error
-    return device
-
-
-@contextmanager
-def _seeded_globally(generator, device, enabled):
-    """Seed torch's global generator, from which a backbone's dropout and an augmentation draw, and put it back."""
-    with torch.random.fork_rng([device] if device.type == "cuda" else [], enabled=enabled):
-        if enabled:
-            torch.manual_seed(int(torch.randint(2**31 - 1, (), generator=generator)))
-        yield
 
 
 def _standardisation(X, sample_weight):

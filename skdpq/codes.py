@@ -1,7 +1,9 @@
 """Codes: what they may hold, and how they pack into bytes (section 3.1.1)."""
 
+from numbers import Integral
+
 import numpy as np
-from sklearn.utils import check_array
+from sklearn.utils import check_array, check_scalar
 
 _LIMB = 32  # bits; a limb times the largest K (2^16) plus a carry fits 64 bits
 
@@ -66,8 +68,17 @@ def packed_width(M, K):
     -------
     n_bytes : int
         Computed in integers, so exact for any K.
+
+    Raises
+    ------
+    TypeError
+        If M or K is not an integer.
+    ValueError
+        If M is not positive, or K is not in 2..65,536.
     """
-    return ((K**M - 1).bit_length() + 7) // 8
+    M = check_scalar(M, "M", Integral, min_val=1)
+    K = check_scalar(K, "K", Integral, min_val=2, max_val=65_536)
+    return ((int(K) ** int(M) - 1).bit_length() + 7) // 8
 
 
 def pack_codes(codes, K):
@@ -90,8 +101,10 @@ def pack_codes(codes, K):
 
     Raises
     ------
+    TypeError
+        If the codes are sparse, or K is not an integer.
     ValueError
-        If the codes are not integers in ``range(K)``.
+        If the codes are not integers in ``range(K)``, or K is out of range.
 
     Examples
     --------
@@ -103,9 +116,10 @@ def pack_codes(codes, K):
     array([[1, 2, 3, 4],
            [5, 6, 7, 8]], dtype=uint8)
     """
-    codes = check_codes(codes, np.shape(codes)[1] if np.ndim(codes) == 2 else 0, K)
-    n, M = codes.shape
+    M = np.shape(codes)[1] if np.ndim(codes) == 2 else 1
     width = packed_width(M, K)
+    codes = check_codes(codes, M, K)
+    n = len(codes)
     limbs = np.zeros((-(-width * 8 // _LIMB), n), dtype=np.uint64)
     for m in reversed(range(M)):  # Horner's rule on integers of as many limbs as a row needs
         carry = codes[:, m].astype(np.uint64)
@@ -135,8 +149,10 @@ def unpack_codes(packed, M, K):
 
     Raises
     ------
+    TypeError
+        If M or K is not an integer.
     ValueError
-        If `packed` is not uint8 of the right width, or holds a value that no codes pack to.
+        If M or K is out of range, or `packed` is not uint8 of the right width, or holds a value that no codes pack to.
     """
     packed = np.asarray(packed)
     width = packed_width(M, K)

@@ -11,6 +11,7 @@ from .kernels import scan_nearest, scan_radius
 from .tables import lut_asymmetric, lut_symmetric
 
 _TABLES = 2**22  # table entries at a time in each thread: 16 MB
+_MAX_ID = 2**63 - 2  # so that the id after it is an int64 too
 
 
 class CodeIndex:
@@ -71,7 +72,9 @@ class CodeIndex:
         M, K, _ = self.codebooks.shape
         codes = check_codes(codes, M, K)
         if ids is None:
-            ids = np.arange(self.next_id, self.next_id + len(codes))
+            if self.next_id + len(codes) > _MAX_ID + 1:
+                raise ValueError(f"Expected ids, as none are left above the largest given, {self.next_id - 1}.")
+            ids = np.arange(self.next_id, self.next_id + len(codes), dtype=np.int64)
         else:
             ids = _check_ids(ids)
             if len(ids) != len(codes):
@@ -127,7 +130,17 @@ class CodeIndex:
         -------
         tables : ndarray of shape (n_queries, M, K), float32
             Squared distances of each part of the queries to its codewords.
+
+        Raises
+        ------
+        ValueError
+            If the queries are not of the expected shape, codes out of range, or distances beyond float32.
         """
+        M, K, D = self.codebooks.shape
+        if symmetric:
+            queries = check_codes(queries, M, K)
+        elif np.shape(queries)[1:] != (M * D,):
+            raise ValueError(f"Expected soft representations of shape (n, {M * D}), got {np.shape(queries)}.")
         tables = (lut_symmetric if symmetric else lut_asymmetric)(self.codebooks, queries)
         if tables.size and not tables.max() < np.finfo(np.float32).max / len(self.codebooks):
             raise ValueError("Expected queries and codebooks whose squared distances fit float32, got larger ones.")
@@ -148,6 +161,8 @@ class CodeIndex:
         blocks : iterator of slice
             Consecutive slices.
         """
+        if n_queries == 0:
+            return iter(())
         M, K, _ = self.codebooks.shape
         return gen_batches(n_queries, max(1, min(math.ceil(n_queries / n_jobs), _TABLES // (M * K))))
 
@@ -173,7 +188,15 @@ class CodeIndex:
             Squared distances, ascending.
         positions : ndarray of shape (n_queries, k), int64
             Positions in `codes`.
+
+        Raises
+        ------
+        ValueError
+            If k is out of range, or the queries are not as described.
         """
+        n = len(self) - (exclude is not None and bool(np.any(np.asarray(exclude) >= 0)))
+        if not 1 <= k <= n:
+            raise ValueError(f"Expected k from 1 to {n}, the number of codes that a query may return, got {k}.")
         distances = np.empty((len(queries), k), dtype=np.float32)
         positions = np.empty((len(queries), k), dtype=np.int64)
 
@@ -212,9 +235,9 @@ class CodeIndex:
         def scan(block, tables, exclude):
             return scan_radius(tables, self.codes, exclude, threshold)
 
-        return tuple(
-            map(np.concatenate, zip(*self._over_blocks(scan, queries, symmetric, exclude, n_jobs), strict=True))
-        )
+        none = np.empty(0, np.int64), np.empty(0, np.float32), np.empty(0, np.int64)  # there may be no query
+        found = [none, *self._over_blocks(scan, queries, symmetric, exclude, n_jobs)]
+        return tuple(map(np.concatenate, zip(*found, strict=True)))
 
     def _over_blocks(self, scan, queries, symmetric, exclude, n_jobs):
         if exclude is None:
@@ -231,6 +254,6 @@ def _check_ids(ids):
     ids = np.asarray(ids)
     if ids.ndim != 1 or (ids.size and ids.dtype.kind not in "iu"):
         raise ValueError(f"Expected ids as a 1-D array of integers, got {ids.dtype} of shape {ids.shape}.")
-    if ids.size and (ids.min() < 0 or ids.max() > np.iinfo(np.int64).max):
-        raise ValueError("Expected non-negative ids below 2**63.")
+    if ids.size and (ids.min() < 0 or ids.max() > _MAX_ID):
+        raise ValueError(f"Expected ids from 0 to 2**63 - 2, got values from {ids.min()} to {ids.max()}.")
     return ids.astype(np.int64)

@@ -355,6 +355,7 @@ class DPQNeighbors(DatabaseMixin, GraphMixin, BaseEstimator):
             Squared distances of each part of the queries to its codewords.
         """
         check_is_fitted(self)
+        validate_data(self, X, skip_check_array=True, reset=False)
         start = 0
         for block in self._blocks(X):
             for part in self.index_.table_blocks(len(block)):
@@ -375,15 +376,18 @@ class DPQNeighbors(DatabaseMixin, GraphMixin, BaseEstimator):
 
     def _blocks(self, X):
         """Represent queries block by block: by codes for a symmetric search, else by soft."""
-        validate_data(self, X, skip_check_array=True, reset=False)
         represent = self.quantizer_.encode if self.search == "symmetric" else self.quantizer_.soft
         n_queries = _num_samples(X)
-        for block in gen_batches(n_queries, _BLOCK):
-            yield represent(X if n_queries <= _BLOCK else _safe_indexing(X, block))
+        if n_queries <= _BLOCK:
+            yield represent(X)  # which refuses an X without samples
+        else:
+            for block in gen_batches(n_queries, _BLOCK):
+                yield represent(_safe_indexing(X, block))
 
     def _kneighbors(self, X, n_neighbors):
         if X is None:
             return self._kneighbors_codes(self.codes_, n_neighbors, exclude=np.arange(self.n_samples_fit_))
+        validate_data(self, X, skip_check_array=True, reset=False)
         k = self._check_n_neighbors(n_neighbors, _num_samples(X))
         symmetric = self.search == "symmetric"
         found = [self.index_.kneighbors(block, k, symmetric=symmetric, n_jobs=self.n_jobs) for block in self._blocks(X)]
@@ -413,7 +417,7 @@ class DPQNeighbors(DatabaseMixin, GraphMixin, BaseEstimator):
         radius = self.radius if radius is None else radius
         if not isinstance(radius, Real) or np.isnan(radius):
             raise ValueError(f"Expected radius as a real number, got {radius!r}.")
-        threshold = _largest_square(radius)
+        threshold = _largest_square(float(radius))
         if X is None:
             everything = np.arange(self.n_samples_fit_)
             found = [
@@ -422,6 +426,7 @@ class DPQNeighbors(DatabaseMixin, GraphMixin, BaseEstimator):
                 )
             ]
         else:
+            validate_data(self, X, skip_check_array=True, reset=False)
             symmetric = self.search == "symmetric"
             found = [
                 self.index_.radius_neighbors(block, threshold, symmetric=symmetric, n_jobs=self.n_jobs)
@@ -435,7 +440,7 @@ def _largest_square(radius):
     """Return the largest float32 whose square root, in float64, is at most `radius`; negative if there is none."""
     if radius < 0:
         return np.float32(-1)
-    square = np.float32(min(radius * radius, np.finfo(np.float32).max))
+    square = np.float32(min(radius * radius, float(np.finfo(np.float32).max)))
     while np.sqrt(np.float64(square)) > radius:
         square = np.nextafter(square, np.float32(-1))
     while square < np.finfo(np.float32).max:

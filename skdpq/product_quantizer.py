@@ -3,6 +3,7 @@
 import warnings
 from itertools import pairwise
 from numbers import Integral
+from operator import itemgetter
 
 import numpy as np
 from joblib import Parallel, delayed
@@ -22,7 +23,7 @@ from .codes import code_dtype
 from .quantizer import QuantizerMixin, compression_ratio
 
 _BLOCK = 2**22  # values of a block: 32 MB in float64
-_TRAIN_PER_CODEWORD = 256  # samples a codeword that learn the rotation; faiss's limit
+_N_TRAIN = 2**16  # samples that learn the rotation, as in faiss; but at least 256 a codeword
 _TOL = 1e-4  # relative decrease of the error at which the alternation ends
 _FLOOR = 1e-10  # smallest variance, relative to the largest, that balances parts
 
@@ -46,11 +47,13 @@ class ProductQuantizer(QuantizerMixin, BaseEstimator):
     K : int, default=256
         Number of codewords a part, 2 to 65,536.
     rotation : {None, "opq"}, default=None
-        ``"opq"`` learns a rotation, on a random ``256 * K`` samples where there are more; None is plain PQ.
+        ``"opq"`` learns a rotation, on a random ``256 * max(K, 256)`` samples where there are more; None is plain PQ.
     output : {"soft", "hard", "codes"}, default="soft"
         What `transform` returns.
     max_iter : int, default=25
-        Largest number of iterations of k-means, and of alternations between codebooks and rotation.
+        Largest number of iterations of a part's k-means.
+    max_iter_rotation : int, default=50
+        Largest number of alternations between codebooks and rotation; half of them choose between two starts (Notes).
     random_state : int, RandomState instance or None, default=None
         Draws the first codewords, and the samples that learn the rotation. An int gives the same codes at every fit,
         on any number of cores.
@@ -85,6 +88,10 @@ class ProductQuantizer(QuantizerMixin, BaseEstimator):
     Where the sub-vectors of a part take at most K distinct values, these are its codewords, without error, and the
     codewords that remain repeat them. Repetitions are never a code, as the lowest index wins among equals.
 
+    The alternation of OPQ ends in a local optimum, so it has two starts, of which the better after half the iterations
+    goes on: the identity, where the order of the features means something, as of pixels, and Ge et al.'s parametric
+    solution (principal axes, dealt to parts of equal variance), for correlated features in any order.
+
     References
     ----------
     .. [1] H. Jégou, M. Douze, C. Schmid. "Product quantization for nearest neighbor search." IEEE TPAMI 33(1), 2011.
@@ -116,15 +123,19 @@ class ProductQuantizer(QuantizerMixin, BaseEstimator):
         "rotation": [None, StrOptions({"opq"})],
         "output": [StrOptions({"soft", "hard", "codes"})],
         "max_iter": [Interval(Integral, 1, None, closed="left")],
+        "max_iter_rotation": [Interval(Integral, 1, None, closed="left")],
         "random_state": ["random_state"],
     }
 
-    def __init__(self, M=8, K=256, *, rotation=None, output="soft", max_iter=25, random_state=None):
+    def __init__(
+        self, M=8, K=256, *, rotation=None, output="soft", max_iter=25, max_iter_rotation=50, random_state=None
+    ):
         self.M = M
         self.K = K
         self.rotation = rotation
         self.output = output
         self.max_iter = max_iter
+        self.max_iter_rotation = max_iter_rotation
         self.random_state = random_state
 
     @_fit_context(prefer_skip_nested_validation=True)
@@ -168,9 +179,9 @@ class ProductQuantizer(QuantizerMixin, BaseEstimator):
         with threadpool_limits(1), warnings.catch_warnings(), Parallel(n_threads, require="sharedmem") as parallel:
             warnings.filterwarnings("ignore", "Number of distinct clusters", ConvergenceWarning)
             if self.rotation == "opq":
-                n_train = min(len(X), _TRAIN_PER_CODEWORD * self.K)
+                n_train = min(len(X), max(_N_TRAIN, 256 * self.K))
                 train = np.sort(sample_without_replacement(len(X), n_train, random_state=random_state))
-                rotation, inits = _learn_rotation(X, train, parts, D, self.K, self.max_iter, seeds, parallel)
+                rotation, inits = _learn_rotation(X, train, parts, D, self.K, self.max_iter_rotation, seeds, parallel)
             fitted = parallel(
                 delayed(_fit_part)(X, rotation, part, D, self.K, self.max_iter, init, seed)
                 for part, init, seed in zip(parts, inits, seeds, strict=True)
@@ -311,11 +322,7 @@ def _exponent(X):
 
 
 def _learn_rotation(X, train, parts, D, K, max_iter, seeds, parallel):
-    """Return a rotation, and codebooks for it, by the alternation of Ge et al. (their non-parametric solution).
-
-    It ends in a local optimum, so it starts from the better of two rotations: the identity, where the order of the
-    features means something, as of pixels, or Ge et al.'s parametric solution, for correlated features in any order.
-    """
+    """Return a rotation, and codebooks for it, by the alternation of Ge et al. (their non-parametric solution)."""
     sample = np.empty((len(train), X.shape[1]), dtype=np.float32)
     for rows in gen_batches(len(train), _block_size(X.shape[1])):
         sample[rows] = _project(X[train[rows]])
@@ -339,15 +346,20 @@ def _learn_rotation(X, train, parts, D, K, max_iter, seeds, parallel):
         codebooks, errors, products = zip(*done, strict=True)
         return sum(errors), rotation, codebooks, np.hstack(products)
 
+    def alternate(state, n_iter):
+        for _ in range(n_iter):
+            error, _, codebooks, product = state
+            if error == 0:
+                break
+            left, _, right = np.linalg.svd(product.astype(np.float64))  # orthonormal Procrustes: sample to hard
+            state = min(state, step(left @ right, codebooks, 1), key=itemgetter(0))
+            if error - state[0] <= _TOL * error:
+                break
+        return state
+
     starts = np.eye(X.shape[1]), _balanced_pca(sample, parts)
-    states = [step(start, ["k-means++"] * len(parts), 5) for start in starts]
-    error, rotation, codebooks, product = min(states, key=lambda state: state[0])
-    for _ in range(max_iter if error else 0):
-        left, _, right = np.linalg.svd(product.astype(np.float64))  # orthonormal Procrustes: sample to hard
-        last_error = error
-        error, rotation, codebooks, product = step(left @ right, codebooks, 1)
-        if last_error - error <= _TOL * last_error:
-            break
+    states = [alternate(step(start, ["k-means++"] * len(parts), 5), max_iter // 2) for start in starts]
+    _, rotation, codebooks, _ = alternate(min(states, key=itemgetter(0)), max_iter - max_iter // 2)
     means = [np.pad((mean @ rotation)[part], (0, D - (part.stop - part.start))) for part in parts]
     inits = [np.ldexp(codebook + m, exponent).astype(np.float32) for codebook, m in zip(codebooks, means, strict=True)]
     return rotation, inits

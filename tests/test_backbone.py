@@ -1,0 +1,129 @@
+"""A backbone learned jointly: images in, codes out."""
+
+import copy
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from numpy.testing import assert_array_equal
+from sklearn.base import clone
+from sklearn.frozen import FrozenEstimator
+from sklearn.model_selection import GridSearchCV, StratifiedKFold
+from torch import nn
+
+from skdpq import DPQClassifier, DPQNeighbors
+
+
+def make_backbone(dropout=0.0):
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(1, 8, 3, padding=1),
+        nn.BatchNorm2d(8),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Dropout(dropout),
+        nn.Flatten(),
+        nn.Linear(8 * 16, 32),
+    )
+
+
+@pytest.fixture(scope="module")
+def images(digits):
+    X, X_test, y, y_test = digits
+    return [(x.reshape(-1, 1, 8, 8) / 16).astype(np.float32) for x in (X, X_test)] + [y, y_test]
+
+
+def make_classifier(**params):
+    backbone = make_backbone(params.pop("dropout", 0.0))
+    return DPQClassifier(M=4, K=16, hidden_layer_sizes=(), backbone=backbone, max_iter=6, random_state=0).set_params(
+        **params
+    )
+
+
+@pytest.fixture(scope="module")
+def clf(images):
+    X, _, y, _ = images
+    return make_classifier(max_iter=40).fit(X, y)
+
+
+def test_it_learns_from_images_and_searches_them(clf, images):
+    X, X_test, y, y_test = images
+    assert clf.score(X_test, y_test) > 0.9
+    assert clf.input_shape_ == (1, 8, 8)
+    assert clf.compression_ratio_ == 32 * 64 / 16
+    neighbors = DPQNeighbors(quantizer=FrozenEstimator(clf)).fit(X, y)
+    assert neighbors.score(X_test, y_test) > 0.9
+    assert neighbors.kneighbors(X_test[:3])[1].shape == (3, 5)
+    assert DPQNeighbors(quantizer=make_classifier(max_iter=1)).fit(X, y).codes_.shape == (len(X), 4)
+
+
+def test_the_users_module_is_never_modified(images):
+    X, _, y, _ = images
+    clf = make_classifier(max_iter=1)
+    module = clf.backbone
+    before, training = copy.deepcopy(module.state_dict()), module.training
+    clf.fit(X, y).predict(X)
+    assert clf.backbone is module
+    assert module.training == training
+    assert all(torch.equal(value, before[name]) for name, value in module.state_dict().items())
+    assert not torch.equal(clf.backbone_[0].weight, module[0].weight)
+
+
+def test_clone_pickle_and_refit_agree(clf, images):
+    X, X_test, y, _ = images
+    assert_array_equal(pickle.loads(pickle.dumps(clf)).soft(X_test), clf.soft(X_test))
+    assert_array_equal(clone(clf).fit(X, y).encode(X_test), clf.encode(X_test))
+    before = pickle.dumps(clf)
+    clf.predict(X_test)
+    assert pickle.dumps(clf) == before
+
+
+def test_dropout_and_augmentation_follow_random_state_and_leave_torch_alone(images):
+    X, X_test, y, _ = images
+
+    def shift(x):
+        return torch.roll(x, int(torch.randint(-1, 2, ())), dims=-1)
+
+    state = torch.random.get_rng_state()
+    fits = [make_classifier(dropout=0.3, augment=shift, max_iter=2, random_state=seed) for seed in (0, 0, 1)]
+    torch.random.set_rng_state(state)
+    codes = [fit.fit(X, y).encode(X_test) for fit in fits]
+    assert torch.equal(torch.random.get_rng_state(), state)
+    assert_array_equal(codes[0], codes[1])
+    assert (codes[0] != codes[2]).any()
+
+
+def test_augmentation_sees_training_batches_only(images):
+    X, X_test, y, _ = images
+    seen = []
+
+    def record(x):
+        seen.append(tuple(x.shape))
+        return x
+
+    clf = make_classifier(augment=record, max_iter=2, batch_size=500, early_stopping=True).fit(X, y)
+    assert sum(shape[0] for shape in seen) == 2 * (len(X) - 130)  # a tenth is held out
+    assert all(shape[1:] == (1, 8, 8) for shape in seen)
+    n_seen = len(seen)
+    clf.predict(X_test)
+    assert len(seen) == n_seen
+
+
+def test_grid_search(images):
+    X, X_test, y, y_test = images
+    search = GridSearchCV(make_classifier(max_iter=2), {"M": [2, 4]}, cv=StratifiedKFold(2), n_jobs=2)
+    search.fit(X[:400], y[:400])
+    assert set(search.cv_results_["param_M"]) == {2, 4}
+    assert np.isfinite(search.cv_results_["mean_test_score"]).all()
+    assert search.predict(X_test).shape == y_test.shape
+
+
+def test_wrong_shapes_are_errors(clf, images):
+    X, _, y, _ = images
+    with pytest.raises(ValueError, match=r"Expected samples of shape \(1, 8, 8\)"):
+        clf.encode(X[:, :, :4])
+    with pytest.raises(ValueError, match="Found array with dim 4"):
+        DPQClassifier().fit(X, y)
+    with pytest.raises(ValueError, match=r"Expected a backbone that returns \(n_samples, n_units\)"):
+        make_classifier(backbone=nn.Conv2d(1, 2, 3)).fit(X, y)

@@ -1,0 +1,135 @@
+"""The loop: schedule, plateau, best weights, class centers, divergence, random state."""
+
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from numpy.testing import assert_allclose, assert_array_equal
+from sklearn.datasets import make_blobs
+from sklearn.metrics import accuracy_score
+from sklearn.model_selection import train_test_split
+
+from skdpq import DPQClassifier, DPQTransformer
+from skdpq.training import TERMS, Schedule
+
+SMALL = {"M": 2, "K": 8, "hidden_layer_sizes": (16,), "random_state": 0}
+
+
+def test_schedule_rises_stays_and_falls_to_zero():
+    schedule = Schedule(20)
+    factors = [schedule.factor(t) for t in np.linspace(0, 20, 201)]
+    assert factors[0] == 0
+    assert max(factors) == 1
+    assert factors[10] == pytest.approx(1)  # one epoch, a tenth of the constant phase
+    assert factors[100] == 1
+    assert_allclose(factors[150], 0.5)
+    assert factors[-1] == pytest.approx(0)
+    assert np.all(np.diff(factors[:101]) >= 0)
+    assert np.all(np.diff(factors[100:]) <= 0)
+
+
+def test_a_plateau_starts_a_decay_as_long_as_what_came_before_it():
+    schedule = Schedule(100)
+    schedule.start_decay(7)
+    assert schedule.n_iter == 14
+    assert schedule.factor(7) == 1
+    assert schedule.factor(10.5) == pytest.approx(0.5)
+    schedule.start_decay(9)  # it has begun already
+    assert schedule.n_iter == 14
+
+
+def test_training_stops_early_on_a_plateau_and_not_before():
+    X, y = make_blobs(60, centers=3, random_state=0)
+    patient = DPQTransformer(**SMALL, max_iter=60, tol=0.0, n_iter_no_change=60).fit(X, y)
+    assert patient.n_iter_ == 60
+    hasty = DPQTransformer(**SMALL, max_iter=60, tol=1e3, n_iter_no_change=5).fit(X, y)
+    assert hasty.n_iter_ == 12  # the first epoch improves on nothing, five do not improve, and the decay is as long
+
+
+def test_loss_curve_names_every_term_of_the_objective():
+    X, y = make_blobs(60, centers=3, random_state=0)
+    weights = {f"{name}_weight": 0.1 * (i + 1) for i, name in enumerate(TERMS)}
+    dpq = DPQTransformer(**SMALL, max_iter=7, **weights).fit(X, y)
+    assert set(dpq.loss_curve_) == {"loss", *TERMS}
+    assert all(len(values) == dpq.n_iter_ == 7 for values in dpq.loss_curve_.values())
+    weighted = sum(weights[f"{name}_weight"] * np.array(dpq.loss_curve_[name]) for name in TERMS)
+    assert_allclose(dpq.loss_curve_["loss"], weighted)
+    assert dpq.loss_curve_["loss"][-1] < dpq.loss_curve_["loss"][0]
+
+
+@pytest.mark.parametrize("name", TERMS)
+def test_each_term_alone_is_lowered_by_training(name):
+    X, y = make_blobs(120, centers=3, random_state=0)
+    weights = {f"{other}_weight": float(other == name) for other in TERMS}
+    dpq = DPQTransformer(**SMALL, max_iter=40, **weights).fit(X, y)
+    assert dpq.loss_curve_["loss"] == dpq.loss_curve_[name]
+    assert dpq.loss_curve_[name][-1] < dpq.loss_curve_[name][0] - 0.01
+
+
+def test_early_stopping_keeps_the_weights_that_scored_best(digits):
+    X, _, y, _ = digits
+    clf = DPQClassifier(M=4, K=16, random_state=0, early_stopping=True, max_iter=12, learning_rate=0.02).fit(X, y)
+    assert len(clf.validation_scores_) == clf.n_iter_
+    # The same draws as in fit: a seed for the generator, then the split.
+    random_state = np.random.RandomState(0)
+    random_state.randint(2**31 - 1)
+    held_out = train_test_split(np.arange(len(y)), test_size=0.1, stratify=y, random_state=random_state)[1]
+    assert accuracy_score(y[held_out], clf.predict(X[held_out])) == pytest.approx(max(clf.validation_scores_))
+    assert DPQClassifier(M=4, K=16, max_iter=1).fit(X, y).validation_scores_ is None
+
+
+def test_class_centers_lie_between_the_means_of_soft_and_hard():
+    X, y = make_blobs(90, centers=3, random_state=0)
+    dpq = DPQTransformer(**SMALL, max_iter=300).fit(X, y)
+    codes = dpq.encode(X)
+    for c, center in enumerate(dpq.class_centers_):
+        mean = 0.5 * (dpq.soft(X[y == c]) + dpq.decode(codes[y == c])).mean(0)
+        assert np.linalg.norm(center - mean) < 0.15 * np.linalg.norm(mean)
+
+
+def test_divergence_is_an_error_and_leaves_the_estimator_as_it_was():
+    X, y = make_blobs(60, centers=3, random_state=0)
+    dpq = DPQTransformer(**SMALL, max_iter=5).fit(X, y)
+    before = dict(vars(dpq))
+    dpq.set_params(learning_rate=1e30)
+    with pytest.raises(ValueError, match="loss became"):
+        dpq.fit(X.astype(np.float32), y)
+    dpq.set_params(learning_rate=before["learning_rate"])
+    assert vars(dpq) == before
+
+
+def test_random_state_decides_everything_and_global_generators_are_left_alone(digits):
+    X, X_test, y, _ = digits
+    torch_state, numpy_state = torch.random.get_rng_state(), np.random.get_state()[1].copy()  # noqa: NPY002
+    first, second, other = (DPQTransformer(M=4, K=16, max_iter=2, random_state=s).fit(X, y) for s in (1, 1, 2))
+    assert_array_equal(first.encode(X_test), second.encode(X_test))
+    assert_array_equal(first.soft(X_test), second.soft(X_test))
+    assert (first.encode(X_test) != other.encode(X_test)).any()
+    assert torch.equal(torch.random.get_rng_state(), torch_state)
+    assert_array_equal(np.random.get_state()[1], numpy_state)  # noqa: NPY002
+
+
+def test_verbose_prints_every_term_once_an_epoch(capsys):
+    X, y = make_blobs(60, centers=3, random_state=0)
+    DPQTransformer(**SMALL, max_iter=3, verbose=True).fit(X, y)
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 3
+    assert all(name in line for name in TERMS for line in lines)
+    DPQTransformer(**SMALL, max_iter=3).fit(X, y)
+    assert capsys.readouterr().out == ""
+
+
+def test_weights_equal_repetition_in_several_batches_only_through_their_sum(digits):
+    X, _, y, _ = digits
+    scaled, plain = (
+        DPQTransformer(M=2, K=8, max_iter=1, random_state=0).fit(X, y, w) for w in (np.full(len(y), 7.0), None)
+    )
+    assert_allclose(scaled.soft(X[:9]), plain.soft(X[:9]), rtol=1e-4, atol=1e-5)
+
+
+def test_fit_emits_no_warning(digits):
+    X, _, y, _ = digits
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        DPQTransformer(M=3, K=5, max_iter=1).fit(X, y).transform(X)
