@@ -7,6 +7,7 @@ The data is scikit-learn's digits and a synthetic correlated set, or the array `
 the samples fit both libraries, each at its default settings (25 iterations of k-means and 50 alternations of OPQ in
 both); the other fifth gives the held-out error. The error is the mean, over samples, of the squared distance to
 the decoded codes. faiss takes only a multiple of M features, so it gets the features split and padded as ours.
+Times mean something on an idle machine only: faiss's threads spin while they wait for a busy core.
 """
 
 import argparse

@@ -274,7 +274,7 @@ class BaseDPQ(QuantizerMixin, BaseEstimator):
     @property
     def codebooks_(self):
         """Codebooks C_m (M, K, D) that `decode` reads, float32; their rows normalised with ``intra_norm=True``."""
-        codebooks = self._codebooks().astype(np.float32)
+        codebooks = self._codebooks().astype(np.float32, copy=False)
         return _normalise(codebooks) if self.intra_norm else codebooks
 
     @property

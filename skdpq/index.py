@@ -1,5 +1,6 @@
 """CodeIndex: a database of codes with ids, searched exactly."""
 
+import copy
 import math
 
 import numpy as np
@@ -35,19 +36,39 @@ class CodeIndex:
     """
 
     def __init__(self, codebooks):
-        codebooks = np.ascontiguousarray(codebooks, dtype=np.float32)
-        if codebooks.ndim != 3 or 0 in codebooks.shape or codebooks.shape[1] > 65536:
-            raise ValueError(f"Expected codebooks of shape (M, K, D) with K up to 65536, got {codebooks.shape}.")
-        if not np.isfinite(codebooks).all():
-            raise ValueError("Expected finite codebooks, got NaN or infinity (in float32).")
-        M, K, _ = codebooks.shape
-        self.codebooks = codebooks
+        self.codebooks = _check_codebooks(codebooks)
+        M, K, _ = self.codebooks.shape
         self.codes = np.empty((0, M), dtype=code_dtype(K))
         self.ids = np.empty(0, dtype=np.int64)
         self.next_id = 0
 
     def __len__(self):
         return len(self.codes)
+
+    def through(self, codebooks):
+        """Return the same database read through other codebooks, such as normalised ones.
+
+        Parameters
+        ----------
+        codebooks : array-like of shape (M, K, D)
+            Codebooks that the codes index.
+
+        Returns
+        -------
+        view : CodeIndex
+            Shares codes and ids; for searching alone.
+
+        Raises
+        ------
+        ValueError
+            If the codebooks have another M or K.
+        """
+        codebooks = _check_codebooks(codebooks)
+        if codebooks.shape[:2] != self.codebooks.shape[:2]:
+            raise ValueError(f"Expected codebooks of shape {self.codebooks.shape[:2]} + (D,), got {codebooks.shape}.")
+        view = copy.copy(self)
+        view.codebooks = codebooks
+        return view
 
     def add(self, codes, ids=None):
         """Add codes.
@@ -248,6 +269,15 @@ class CodeIndex:
 
         blocks = self.table_blocks(len(queries), effective_n_jobs(n_jobs))
         return Parallel(n_jobs=n_jobs, require="sharedmem")(delayed(run)(block) for block in blocks)
+
+
+def _check_codebooks(codebooks):
+    codebooks = np.ascontiguousarray(codebooks, dtype=np.float32)
+    if codebooks.ndim != 3 or 0 in codebooks.shape or codebooks.shape[1] > 65536:
+        raise ValueError(f"Expected codebooks of shape (M, K, D) with K up to 65536, got {codebooks.shape}.")
+    if not np.isfinite(codebooks).all():
+        raise ValueError("Expected finite codebooks, got NaN or infinity (in float32).")
+    return codebooks
 
 
 def _check_ids(ids):

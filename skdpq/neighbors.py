@@ -6,7 +6,7 @@ import numpy as np
 from sklearn import get_config
 from sklearn.base import BaseEstimator, _fit_context, clone
 from sklearn.frozen import FrozenEstimator
-from sklearn.utils import Bunch, _safe_indexing, gen_batches
+from sklearn.utils import Bunch, _safe_indexing, check_array, gen_batches
 from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
 from sklearn.utils.metadata_routing import MetadataRouter, MethodMapping, process_routing
 from sklearn.utils.validation import _num_samples, check_is_fitted, validate_data
@@ -355,11 +355,11 @@ class DPQNeighbors(DatabaseMixin, GraphMixin, BaseEstimator):
             Squared distances of each part of the queries to its codewords.
         """
         check_is_fitted(self)
-        validate_data(self, X, skip_check_array=True, reset=False)
-        start = 0
+        self._check_queries(X)
+        start, index = 0, self._index()
         for block in self._blocks(X):
-            for part in self.index_.table_blocks(len(block)):
-                yield start + part.start, self.index_.tables(block[part], self.search == "symmetric")
+            for part in index.table_blocks(len(block)):
+                yield start + part.start, index.tables(block[part], self.search == "symmetric")
             start += len(block)
 
     def get_metadata_routing(self):
@@ -374,6 +374,14 @@ class DPQNeighbors(DatabaseMixin, GraphMixin, BaseEstimator):
         mapping = MethodMapping().add(caller="fit", callee="fit")
         return MetadataRouter(owner=self).add(quantizer=quantizer, method_mapping=mapping)
 
+    def _check_queries(self, X):
+        """Check width and feature names; the quantizer checks the rest, block by block."""
+        try:
+            validate_data(self, X, skip_check_array=True, reset=False)
+        except ValueError:
+            check_array(X, allow_nd=True)  # says better what is wrong with an X that is not 2-D
+            raise
+
     def _blocks(self, X):
         """Represent queries block by block: by codes for a symmetric search, else by soft."""
         represent = self.quantizer_.encode if self.search == "symmetric" else self.quantizer_.soft
@@ -384,19 +392,23 @@ class DPQNeighbors(DatabaseMixin, GraphMixin, BaseEstimator):
             for block in gen_batches(n_queries, _BLOCK):
                 yield represent(_safe_indexing(X, block))
 
+    def _index(self):
+        """Return the database as the quantizer's codebooks are now: `intra_norm` may change after `fit`."""
+        return self.index_.through(self.quantizer_.codebooks_)
+
     def _kneighbors(self, X, n_neighbors):
         if X is None:
             return self._kneighbors_codes(self.codes_, n_neighbors, exclude=np.arange(self.n_samples_fit_))
-        validate_data(self, X, skip_check_array=True, reset=False)
+        self._check_queries(X)
         k = self._check_n_neighbors(n_neighbors, _num_samples(X))
-        symmetric = self.search == "symmetric"
-        found = [self.index_.kneighbors(block, k, symmetric=symmetric, n_jobs=self.n_jobs) for block in self._blocks(X)]
+        index, symmetric = self._index(), self.search == "symmetric"
+        found = [index.kneighbors(block, k, symmetric=symmetric, n_jobs=self.n_jobs) for block in self._blocks(X)]
         distances, positions = map(np.concatenate, zip(*found, strict=True))
         return np.sqrt(distances, dtype=np.float64), positions
 
     def _kneighbors_codes(self, codes, n_neighbors, exclude=None):
         k = self._check_n_neighbors(n_neighbors, len(codes), excluding=exclude is not None)
-        distances, positions = self.index_.kneighbors(codes, k, symmetric=True, exclude=exclude, n_jobs=self.n_jobs)
+        distances, positions = self._index().kneighbors(codes, k, symmetric=True, exclude=exclude, n_jobs=self.n_jobs)
         return np.sqrt(distances, dtype=np.float64), positions
 
     def _check_n_neighbors(self, n_neighbors, n_queries, excluding=False):
@@ -418,20 +430,16 @@ class DPQNeighbors(DatabaseMixin, GraphMixin, BaseEstimator):
         if not isinstance(radius, Real) or np.isnan(radius):
             raise ValueError(f"Expected radius as a real number, got {radius!r}.")
         threshold = _largest_square(float(radius))
+        index, exclude = self._index(), None
         if X is None:
-            everything = np.arange(self.n_samples_fit_)
-            found = [
-                self.index_.radius_neighbors(
-                    self.codes_, threshold, symmetric=True, exclude=everything, n_jobs=self.n_jobs
-                )
-            ]
+            blocks, symmetric, exclude = [self.codes_], True, np.arange(self.n_samples_fit_)
         else:
-            validate_data(self, X, skip_check_array=True, reset=False)
-            symmetric = self.search == "symmetric"
-            found = [
-                self.index_.radius_neighbors(block, threshold, symmetric=symmetric, n_jobs=self.n_jobs)
-                for block in self._blocks(X)
-            ]
+            self._check_queries(X)
+            blocks, symmetric = self._blocks(X), self.search == "symmetric"
+        found = [
+            index.radius_neighbors(block, threshold, symmetric=symmetric, exclude=exclude, n_jobs=self.n_jobs)
+            for block in blocks
+        ]
         counts, distances, positions = map(np.concatenate, zip(*found, strict=True))
         return np.sqrt(distances, dtype=np.float64), positions, np.concatenate(([0], np.cumsum(counts)))
 

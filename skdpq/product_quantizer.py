@@ -360,8 +360,9 @@ def _learn_rotation(X, train, parts, D, K, max_iter, seeds, parallel):
     starts = np.eye(X.shape[1]), _balanced_pca(sample, parts)
     states = [alternate(step(start, ["k-means++"] * len(parts), 5), max_iter // 2) for start in starts]
     _, rotation, codebooks, _ = alternate(min(states, key=itemgetter(0)), max_iter - max_iter // 2)
-    means = [np.pad((mean @ rotation)[part], (0, D - (part.stop - part.start))) for part in parts]
-    inits = [np.ldexp(codebook + m, exponent).astype(np.float32) for codebook, m in zip(codebooks, means, strict=True)]
+    shifts = [np.pad((mean @ rotation)[part], (0, D - (part.stop - part.start))) for part in parts]
+    with np.errstate(over="ignore"):  # where samples overflow too, and _project raises
+        inits = [np.ldexp(c + shift, exponent).astype(np.float32) for c, shift in zip(codebooks, shifts, strict=True)]
     return rotation, inits
 
 

@@ -301,11 +301,11 @@ def spoilt(Q, value):
 
 
 BAD_QUERIES = {
-    "1-D": (lambda Q: Q[0], "does not contain any features"),
+    "1-D": (lambda Q: Q[0], "Expected 2D array, got 1D array"),
     "3-D": (lambda Q: Q[None], "features"),
-    "a number": (lambda Q: 5, "does not contain any features"),
+    "a number": (lambda Q: 5, "Expected 2D array, got scalar array"),
     "empty": (lambda Q: Q[:0], r"0 sample\(s\)"),
-    "no features": (lambda Q: Q[:, :0], "has 0 features, but DPQNeighbors is expecting 4"),
+    "no features": (lambda Q: Q[:, :0], r"0 feature\(s\)"),
     "NaN": (lambda Q: spoilt(Q, np.nan), "contains NaN"),
     "inf": (lambda Q: spoilt(Q, np.inf), "contains infinity"),
     "complex": (lambda Q: Q + 1j, "Complex data not supported"),
@@ -886,3 +886,15 @@ def test_weights_change_what_a_dpq_learns_exactly_as_without_the_search(digits):
     ours = DPQNeighbors(quantizer=dpq).fit(X, y, sample_weight=weight)
     assert_array_equal(ours.quantizer_.codebooks_, clone(dpq).fit(X, y, sample_weight=weight).codebooks_)
     assert not np.array_equal(ours.quantizer_.codebooks_, clone(dpq).fit(X, y).codebooks_)
+
+
+def test_intra_norm_changed_after_fit_changes_the_search(digits):
+    X, X_test, y, _ = digits
+    dpq = DPQTransformer(M=4, K=16, max_iter=3, random_state=0).fit(X, y)
+    neighbors = DPQNeighbors(quantizer=FrozenEstimator(dpq)).fit(X, y)
+    plain = neighbors.kneighbors(X_test)
+    dpq.set_params(intra_norm=True)
+    fresh = DPQNeighbors(quantizer=FrozenEstimator(dpq)).fit(X, y)
+    for ours, expected in zip(neighbors.kneighbors(X_test), fresh.kneighbors(X_test), strict=True):
+        assert_array_equal(ours, expected)
+    assert (neighbors.kneighbors(X_test)[0] != plain[0]).all()
