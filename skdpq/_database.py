@@ -2,9 +2,7 @@
 
 import numpy as np
 from sklearn.utils import check_array, column_or_1d
-from sklearn.utils.validation import _num_samples, check_is_fitted, validate_data
-
-_TEXT = "OSTU"  # dtype kinds of labels that are not numbers
+from sklearn.utils.validation import _num_samples, check_is_fitted
 
 
 class DatabaseMixin:
@@ -42,7 +40,7 @@ class DatabaseMixin:
             If X, ids or y are invalid.
         """
         check_is_fitted(self)
-        validate_data(self, X, skip_check_array=True, reset=False)
+        self._check_samples(X)
         return self.add_codes(self.quantizer_.encode(X), ids=ids, y=y)
 
     def add_codes(self, codes, ids=None, y=None):
@@ -76,7 +74,7 @@ class DatabaseMixin:
             y = _check_labels(y, n_new)
             if classes is None:
                 classes, old = np.unique(y), np.full(n_old, -1)
-            elif (y.dtype.kind in _TEXT) != (classes.dtype.kind in _TEXT):
+            elif _is_text(y) != _is_text(classes):
                 raise ValueError(f"Expected labels of the kind of {classes.dtype}, as in the database, got {y.dtype}.")
             else:
                 merged = np.union1d(classes, y)
@@ -141,3 +139,8 @@ def _check_labels(y, n_samples):
     if len(y) != n_samples:
         raise ValueError(f"Expected one label for each of {n_samples} samples, got {len(y)}.")
     return y
+
+
+def _is_text(labels):
+    """Tell whether labels are strings: NumPy would turn numbers among them into strings without a word."""
+    return labels.dtype.kind in "STU" or (labels.dtype.kind == "O" and any(isinstance(i, str | bytes) for i in labels))

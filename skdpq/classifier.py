@@ -31,9 +31,10 @@ early_stopping, validation_fraction, n_iter_no_change, class_weight, output, ran
 
     Attributes
     ----------
-    coef_ : ndarray of shape (n_classes, M * D)
-        Weights W of the classifier that soft and hard share, transposed.
-    intercept_ : ndarray of shape (n_classes,)
+    coef_ : ndarray of shape (n_classes, M * D), or (1, M * D) for two classes
+        Weights W of the classifier that soft and hard share, transposed; for two classes the difference of both, as
+        in `decision_function`.
+    intercept_ : ndarray of shape (n_classes,), or (1,) for two classes
         Its bias b.
     codebooks_, classes_, class_centers_, n_iter_, loss_curve_, validation_scores_, compression_ratio_, parameters_, \
 architecture_, backbone_, mean_, scale_, input_shape_, n_features_in_, feature_names_in_
@@ -78,11 +79,11 @@ architecture_, backbone_, mean_, scale_, input_shape_, n_features_in_, feature_n
         intra_norm=False,
         softmax_soft_weight=1.0,
         softmax_hard_weight=1.0,
-        joint_central_weight=0.1,
+        joint_central_weight=0.3,
         gini_batch_weight=0.3,
         gini_sample_weight=0.3,
-        learning_rate=4e-3,
-        weight_decay=1e-2,
+        learning_rate=3e-3,
+        weight_decay=0.5,
         batch_size=256,
         max_iter="auto",
         tol=1e-4,
@@ -128,13 +129,15 @@ architecture_, backbone_, mean_, scale_, input_shape_, n_features_in_, feature_n
 
     @property
     def coef_(self):
-        """Weights of the classifier (n_classes, M * D), W transposed."""
-        return self._parameter("classifier.weight")
+        """Weights of the classifier: W transposed, or for two classes the difference of its columns."""
+        coef = self._parameter("classifier.weight")
+        return coef[1:] - coef[:1] if len(coef) == 2 else coef
 
     @property
     def intercept_(self):
-        """Bias b of the classifier (n_classes,)."""
-        return self._parameter("classifier.bias")
+        """Bias b of the classifier, or for two classes the difference of its entries."""
+        intercept = self._parameter("classifier.bias")
+        return intercept[1:] - intercept[:1] if len(intercept) == 2 else intercept
 
     def decision_function(self, X):
         """Compute prediction scores (section 3.1.2).
@@ -259,15 +262,15 @@ architecture_, backbone_, mean_, scale_, input_shape_, n_features_in_, feature_n
 
     def _scores(self, X):
         if self.representation == "soft":
-            return self._soft(X) @ self.coef_.T + self.intercept_
+            return self._soft(X) @ self._parameter("classifier.weight").T + self._parameter("classifier.bias")
         return self._scores_codes(self.encode(X))
 
     def _scores_codes(self, codes):
         codebooks = self._codebooks()  # as trained: the classifier has never seen normalised ones
         M, K, _ = codebooks.shape
         codes = check_codes(codes, M, K)
-        lutc = lut_classification(codebooks, self.coef_)
-        scores = np.tile(self.intercept_, (len(codes), 1))
+        lutc = lut_classification(codebooks, self._parameter("classifier.weight"))
+        scores = np.tile(self._parameter("classifier.bias"), (len(codes), 1))
         for m in range(M):
             scores += lutc[m, codes[:, m]]
         return scores

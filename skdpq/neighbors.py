@@ -355,7 +355,7 @@ class DPQNeighbors(DatabaseMixin, GraphMixin, BaseEstimator):
             Squared distances of each part of the queries to its codewords.
         """
         check_is_fitted(self)
-        self._check_queries(X)
+        self._check_samples(X)
         start, index = 0, self._index()
         for block in self._blocks(X):
             for part in index.table_blocks(len(block)):
@@ -374,7 +374,7 @@ class DPQNeighbors(DatabaseMixin, GraphMixin, BaseEstimator):
         mapping = MethodMapping().add(caller="fit", callee="fit")
         return MetadataRouter(owner=self).add(quantizer=quantizer, method_mapping=mapping)
 
-    def _check_queries(self, X):
+    def _check_samples(self, X):
         """Check width and feature names; the quantizer checks the rest, block by block."""
         try:
             validate_data(self, X, skip_check_array=True, reset=False)
@@ -399,7 +399,7 @@ class DPQNeighbors(DatabaseMixin, GraphMixin, BaseEstimator):
     def _kneighbors(self, X, n_neighbors):
         if X is None:
             return self._kneighbors_codes(self.codes_, n_neighbors, exclude=np.arange(self.n_samples_fit_))
-        self._check_queries(X)
+        self._check_samples(X)
         k = self._check_n_neighbors(n_neighbors, _num_samples(X))
         index, symmetric = self._index(), self.search == "symmetric"
         found = [index.kneighbors(block, k, symmetric=symmetric, n_jobs=self.n_jobs) for block in self._blocks(X)]
@@ -434,7 +434,7 @@ class DPQNeighbors(DatabaseMixin, GraphMixin, BaseEstimator):
         if X is None:
             blocks, symmetric, exclude = [self.codes_], True, np.arange(self.n_samples_fit_)
         else:
-            self._check_queries(X)
+            self._check_samples(X)
             blocks, symmetric = self._blocks(X), self.search == "symmetric"
         found = [
             index.radius_neighbors(block, threshold, symmetric=symmetric, exclude=exclude, n_jobs=self.n_jobs)

@@ -38,16 +38,16 @@ class DPQTransformer(BaseDPQ):
         retraining: it may be changed on a fitted estimator with `set_params`. Predictions do not depend on it.
     softmax_soft_weight, softmax_hard_weight : float, default=1.0
         Weight of the softmax loss on soft and on hard.
-    joint_central_weight : float, default=0.1
+    joint_central_weight : float, default=0.3
         Weight of the Joint Central Loss (equation 5): half squared distances to the class center, summed over the
         M * D dimensions, of soft and of hard.
     gini_batch_weight, gini_sample_weight : float, default=0.3
         Weights of GiniBatch and GiniSample (equations 6 and 7), each a mean over the parts.
-    learning_rate : float, default=0.004
+    learning_rate : float, default=0.003
         Highest learning rate of AdamW. It warms up, stays constant, and falls linearly to zero over the second half
         of the epochs, or from the plateau that `tol` and `n_iter_no_change` define, over as many epochs as came
         before it.
-    weight_decay : float, default=0.01
+    weight_decay : float, default=0.5
         Decoupled weight decay of the layers' weights; codebooks, class centers and biases are left alone.
     batch_size : int, default=256
         Largest number of samples in a batch.

@@ -122,6 +122,10 @@ def test_binary_problems_have_scikit_learns_shapes(digits):
         assert getattr(clf, method)(X).shape == shape
         assert getattr(clf, f"{method}_codes")(codes).shape == shape
     assert_array_equal(clf.predict(X), clf.classes_[(clf.decision_function(X) > 0).astype(int)])
+    assert clf.coef_.shape == (1, clf.decode(codes).shape[1])
+    assert clf.intercept_.shape == reference.intercept_.shape
+    by_hand = (clf.decode(codes) @ clf.coef_.T + clf.intercept_).ravel()
+    assert_allclose(clf.decision_function_codes(codes), by_hand, rtol=1e-4, atol=1e-4)
     assert clf.score(X, y) > 0.95
 
 

@@ -741,7 +741,7 @@ FAILING = {
     "add, labels 2-D": (lambda e, X: e.add(X[:1], y=[["a", "b"]]), "1d array"),
     "add, NaN": (lambda e, X: e.add(X * np.nan, y=["new"] * 25), "NaN"),
     "add, empty": (lambda e, X: e.add(X[:0]), r"0 sample\(s\)"),
-    "add, 1-D": (lambda e, X: e.add(X[0]), "features"),
+    "add, 1-D": (lambda e, X: e.add(X[0]), "Expected 2D array, got 1D"),
     "add, too narrow": (lambda e, X: e.add(X[:, :3]), "expecting 4 features"),
     "add_codes, out of range": (lambda e, X: e.add_codes([[0, 64]], y=["new"]), r"range\(64\)"),
     "add_codes, too wide": (lambda e, X: e.add_codes([[0, 0, 0]], y=["new"]), r"shape \(n, 2\)"),
