@@ -11,7 +11,7 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
-from sklearn.datasets import load_wine
+from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GridSearchCV, StratifiedKFold, cross_val_score
 from sklearn.neighbors import KNeighborsClassifier
@@ -20,8 +20,8 @@ from sklearn.preprocessing import StandardScaler
 
 from skdpq import DPQClassifier, DPQNeighbors, DPQTransformer, ProductQuantizer
 
-X, y = load_wine(return_X_y=True)
-folds = StratifiedKFold(5, shuffle=True, random_state=0)
+X, y = load_digits(return_X_y=True)
+folds = StratifiedKFold(3, shuffle=True, random_state=0)
 
 # %%
 # Without labels `DPQNeighbors` would find Euclidean neighbours; its score, mean average precision, tells how far those
@@ -61,7 +61,7 @@ fig, ax = plt.subplots(figsize=(6, 4), layout="constrained")
 ax.plot(bits, dpq_map, "o-", label="mAP, DPQ")
 ax.plot(bits, pq_map, "s--", label="mAP, PQ")
 ax.plot(bits, accuracy, "^:", label="accuracy from codes, DPQ")
-ax.set(xlabel="bits a sample", xticks=bits, title="Wine, 5 folds")
+ax.set(xlabel="bits a sample", xticks=bits, title="Digits, 3 folds")
 ax.legend()
 fig.savefig("grid_search.png", dpi=110)
 print("Plot: grid_search.png")

@@ -21,7 +21,7 @@ from .network import DPQNetwork, concatenate_parts
 from .quantizer import QuantizerMixin, compression_ratio
 from .training import TERMS, train
 
-_AUTO_STEPS, _AUTO_EPOCHS = 500, 15  # what max_iter="auto" runs at least; benchmarks/defaults.py
+_AUTO_STEPS, _AUTO_EPOCHS = 500, 15  # what max_iter="auto" runs at least
 _BLOCK = 2**24  # entries of p (M, B, K) computed at a time outside training: 64 MB in float32
 
 
@@ -74,7 +74,7 @@ class BaseDPQ(QuantizerMixin, BaseEstimator):
         gini_batch_weight=0.3,
         gini_sample_weight=0.3,
         learning_rate=3e-3,
-        weight_decay=0.5,
+        weight_decay=0.7,
         batch_size=256,
         max_iter="auto",
         tol=1e-4,

@@ -83,7 +83,7 @@ architecture_, backbone_, mean_, scale_, input_shape_, n_features_in_, feature_n
         gini_batch_weight=0.3,
         gini_sample_weight=0.3,
         learning_rate=3e-3,
-        weight_decay=0.5,
+        weight_decay=0.7,
         batch_size=256,
         max_iter="auto",
         tol=1e-4,

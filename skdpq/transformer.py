@@ -47,7 +47,7 @@ class DPQTransformer(BaseDPQ):
         Highest learning rate of AdamW. It warms up, stays constant, and falls linearly to zero over the second half
         of the epochs, or from the plateau that `tol` and `n_iter_no_change` define, over as many epochs as came
         before it.
-    weight_decay : float, default=0.5
+    weight_decay : float, default=0.7
         Decoupled weight decay of the layers' weights; codebooks, class centers and biases are left alone.
     batch_size : int, default=256
         Largest number of samples in a batch.
