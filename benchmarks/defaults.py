@@ -89,7 +89,9 @@ def main():
                 row = measure({**params, **variant, "random_state": seed}, *split)
                 results.setdefault(name, {}).setdefault(str(variant or "defaults"), []).append(row)
     for name, rows in results.items():
-        print(f"\n{name}\n\n| | accuracy | mAP asymmetric | mAP symmetric | fit, s | epochs |\n|---|---|---|---|---|---|")
+        print(
+            f"\n{name}\n\n| | accuracy | mAP asymmetric | mAP symmetric | fit, s | epochs |\n|---|---|---|---|---|---|"
+        )
         for variant, values in rows.items():
             accuracy, asymmetric, symmetric, seconds, epochs = np.mean(values, axis=0)
             print(f"| {variant} | {accuracy:.4f} | {asymmetric:.4f} | {symmetric:.4f} | {seconds:.1f} | {epochs:.0f} |")

@@ -379,7 +379,7 @@ class DPQNeighbors(DatabaseMixin, GraphMixin, BaseEstimator):
         try:
             validate_data(self, X, skip_check_array=True, reset=False)
         except ValueError:
-            check_array(X, allow_nd=True)  # says better what is wrong with an X that is not 2-D
+            check_array(X, allow_nd=True, ensure_all_finite=False)  # says better what is wrong with the shape of X
             raise
 
     def _blocks(self, X):

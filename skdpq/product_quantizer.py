@@ -12,11 +12,10 @@ from sklearn.base import BaseEstimator, _fit_context
 from sklearn.cluster import KMeans
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_random_state, gen_batches
-from sklearn.utils._openmp_helpers import _openmp_effective_n_threads
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.random import sample_without_replacement
 from sklearn.utils.validation import check_is_fitted, validate_data
-from threadpoolctl import threadpool_limits
+from threadpoolctl import threadpool_info, threadpool_limits
 
 from ._atomic import all_or_nothing
 from .codes import code_dtype
@@ -43,7 +42,7 @@ class ProductQuantizer(QuantizerMixin, BaseEstimator):
     Parameters
     ----------
     M : int, default=8
-        Number of parts, 1 to 64.
+        Number of parts.
     K : int, default=256
         Number of codewords a part, 2 to 65,536.
     rotation : {None, "opq"}, default=None
@@ -118,7 +117,7 @@ class ProductQuantizer(QuantizerMixin, BaseEstimator):
     """
 
     _parameter_constraints: dict = {
-        "M": [Interval(Integral, 1, 64, closed="both")],
+        "M": [Interval(Integral, 1, None, closed="left")],
         "K": [Interval(Integral, 2, 65_536, closed="both")],
         "rotation": [None, StrOptions({"opq"})],
         "output": [StrOptions({"soft", "hard", "codes"})],
@@ -175,7 +174,7 @@ class ProductQuantizer(QuantizerMixin, BaseEstimator):
         rotation, inits = None, ["k-means++"] * self.M
         # One thread a part: k-means that shares a part among threads adds up in an order, and so to codebooks, that
         # depends on their number. It warns of empty clusters, which rounding can cause and which harm nothing here.
-        n_threads = min(self.M, _openmp_effective_n_threads())
+        n_threads = min(self.M, _n_threads())
         with threadpool_limits(1), warnings.catch_warnings(), Parallel(n_threads, require="sharedmem") as parallel:
             warnings.filterwarnings("ignore", "Number of distinct clusters", ConvergenceWarning)
             if self.rotation == "opq":
@@ -288,6 +287,11 @@ def _project(X, rotation=None):
             f"the rotation, where there is one), got {np.abs(X).max():.3g}."
         )
     return projected
+
+
+def _n_threads():
+    """Return how many threads OpenMP may take, which OMP_NUM_THREADS, joblib and threadpoolctl limit."""
+    return max((library["num_threads"] for library in threadpool_info() if library["user_api"] == "openmp"), default=1)
 
 
 def _fit_part(X, rotation, part, D, K, max_iter, init, seed):
