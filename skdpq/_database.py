@@ -83,9 +83,12 @@ class DatabaseMixin:
             labels = np.concatenate((old, np.searchsorted(classes, y)))
         elif classes is not None:
             labels = np.concatenate((self.labels_, np.full(n_new, -1)))
-        order = self.index_.add(codes, ids)
+        old_ids = None if ids is None or labels is None else self.ids_  # ids given by default come last
+        ids = self.index_.add(codes, ids)
         if labels is not None:
-            self.classes_, self.labels_ = classes, labels[order]
+            if old_ids is not None:
+                labels = labels[np.argsort(np.concatenate((old_ids, ids)))]
+            self.classes_, self.labels_ = classes, labels
         return self
 
     def remove(self, ids):
@@ -109,9 +112,10 @@ class DatabaseMixin:
             If an id is not in the database.
         """
         check_is_fitted(self)
-        kept = self.index_.remove(ids)
-        if hasattr(self, "labels_"):
-            self.labels_ = self.labels_[kept]
+        old_ids = self.ids_ if hasattr(self, "labels_") else None
+        self.index_.remove(ids)
+        if old_ids is not None:
+            self.labels_ = self.labels_[np.isin(old_ids, ids, invert=True)]
         return self
 
     @property

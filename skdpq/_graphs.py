@@ -36,9 +36,9 @@ class GraphMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin):
         """
         check_is_fitted(self)
         _check_mode(mode)
-        distances, positions = self._kneighbors(X, n_neighbors)
-        indptr = np.arange(len(positions) + 1) * positions.shape[1]
-        return self._graph(mode, distances.ravel(), positions.ravel(), indptr)
+        distances, ids = self._kneighbors(X, n_neighbors)
+        indptr = np.arange(len(ids) + 1) * ids.shape[1]
+        return self._graph(mode, distances.ravel(), ids.ravel(), indptr)
 
     def radius_neighbors_graph(self, X=None, radius=None, mode="connectivity", sort_results=False):
         """Compute the graph of neighbours within a radius.
@@ -68,8 +68,8 @@ class GraphMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin):
         """
         check_is_fitted(self)
         _check_mode(mode)
-        distances, positions, indptr = self._radius_neighbors(X, radius)
-        return self._graph(mode, distances, positions, indptr)
+        distances, ids, indptr = self._radius_neighbors(X, radius)
+        return self._graph(mode, distances, ids, indptr)
 
     def transform(self, X):
         """Compute the graph of nearest neighbours as scikit-learn's KNeighborsTransformer does.
@@ -99,8 +99,10 @@ class GraphMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin):
     def _n_features_out(self):
         return self.n_samples_fit_
 
-    def _graph(self, mode, distances, positions, indptr):
-        data = distances if mode == "distance" else np.ones(len(positions))
+    def _graph(self, mode, distances, ids, indptr):
+        data = distances if mode == "distance" else np.ones(len(ids))
+        known = self.ids_
+        positions = ids if len(known) == 0 or known[-1] == len(known) - 1 else np.searchsorted(known, ids)
         # A matrix made from an array keeps its int64 indices, as scikit-learn's graphs do.
         graph = csr_array((data, positions, indptr), shape=(len(indptr) - 1, self.n_samples_fit_))
         return graph if get_config()["sparse_interface"] == "sparray" else csr_matrix(graph)

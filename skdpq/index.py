@@ -1,22 +1,29 @@
-"""CodeIndex: a database of codes with ids, searched exactly."""
+"""CodeIndex: a database of codes with ids, searched exactly.
+
+Exactly means: the squared distance of an item is the float32 sum of its code's entries in the query's look-up table,
+added in the order of the parts, and results come in the order of (distance, id). Every way to search returns these, bit
+for bit; they differ in speed alone.
+"""
 
 import copy
-import math
 
 import numpy as np
-from joblib import Parallel, delayed, effective_n_jobs
-from sklearn.utils import gen_batches
 
+from ._scan import nearest, within_radius
+from ._segments import build, distinct_rows, keep, merge
 from .codes import check_codes, code_dtype
-from .kernels import scan_nearest, scan_radius
+from .kernels import without_self
 from .tables import lut_asymmetric, lut_symmetric
 
-_TABLES = 2**22  # table entries at a time in each thread: 16 MB
 _MAX_ID = 2**63 - 2  # so that the id after it is an int64 too
 
 
 class CodeIndex:
-    """Codes and their ids, in ascending order of id; ties in distance are broken by that order.
+    """Codes and their ids; ties in distance are broken by id.
+
+    The codes are kept in segments (`_segments.Segment`), of which each has more than twice the items of the next:
+    additions make small ones, which are merged as they grow. So adding costs a few sorts of each item in all, and
+    there are never more than some twenty segments.
 
     Parameters
     ----------
@@ -27,23 +34,35 @@ class CodeIndex:
     ----------
     codebooks : ndarray of shape (M, K, D), float32
         The codebooks.
-    codes : ndarray of shape (n, M), uint8 or uint16
+    segments : tuple of Segment
         The database.
-    ids : ndarray of shape (n,), int64
-        The id of each code, ascending, none twice.
     next_id : int
         The id that `add` gives next; ids are not given again after their removal.
     """
 
     def __init__(self, codebooks):
         self.codebooks = _check_codebooks(codebooks)
-        M, K, _ = self.codebooks.shape
-        self.codes = np.empty((0, M), dtype=code_dtype(K))
-        self.ids = np.empty(0, dtype=np.int64)
+        self.segments = ()
         self.next_id = 0
 
     def __len__(self):
-        return len(self.codes)
+        return sum(len(segment.ids) for segment in self.segments)
+
+    @property
+    def ids(self):
+        """Ids of the items, ascending: (n,) int64."""
+        return np.sort(self._in_segments("ids"))
+
+    @property
+    def codes(self):
+        """Codes of the items, in the order of `ids`: (n, M) uint8 or uint16."""
+        M, K, _ = self.codebooks.shape
+        none = np.empty((0, M), dtype=code_dtype(K))
+        codes = np.concatenate([none, *(segment.item_codes() for segment in self.segments)])
+        return codes[np.argsort(self._in_segments("ids"))]
+
+    def _in_segments(self, name):
+        return np.concatenate([np.empty(0, np.int64), *(getattr(segment, name) for segment in self.segments)])
 
     def through(self, codebooks):
         """Return the same database read through other codebooks, such as normalised ones.
@@ -82,8 +101,8 @@ class CodeIndex:
 
         Returns
         -------
-        order : ndarray of shape (n + n_new,), int64
-            Where each item of the index now comes from, in the old ones followed by the new ones.
+        ids : ndarray of shape (n_new,), int64
+            The ids of the new items.
 
         Raises
         ------
@@ -102,14 +121,16 @@ class CodeIndex:
                 raise ValueError(f"Expected one id for each of {len(codes)} codes, got {len(ids)}.")
             if len(np.unique(ids)) != len(ids):
                 raise ValueError("Expected ids that differ, got some twice.")
-            known = np.isin(ids, self.ids)
-            if known.any():
-                raise ValueError(f"Expected ids that are not in the index yet, got {ids[known][:5].tolist()}.")
-        all_ids = np.concatenate((self.ids, ids))
-        order = np.argsort(all_ids, kind="stable")
-        self.codes, self.ids = np.concatenate((self.codes, codes))[order], all_ids[order]
-        self.next_id = max(self.next_id, int(ids.max(initial=-1)) + 1)
-        return order
+            if ids.min(initial=self.next_id) < self.next_id:
+                known = np.isin(ids, self._in_segments("ids"))
+                if known.any():
+                    raise ValueError(f"Expected ids that are not in the index yet, got {ids[known][:5].tolist()}.")
+        if len(self) + len(codes) >= 2**32:
+            raise ValueError(f"Expected fewer than 2**32 items in an index, got {len(self) + len(codes)}.")
+        if len(codes):
+            self.segments = _settle((*self.segments, build(codes, ids)))
+            self.next_id = max(self.next_id, int(ids.max()) + 1)
+        return ids
 
     def remove(self, ids):
         """Remove codes by their ids.
@@ -119,23 +140,20 @@ class CodeIndex:
         ids : array-like of shape (n_removed,)
             Integers in the index.
 
-        Returns
-        -------
-        kept : ndarray of shape (n,), bool
-            Which of the old items are still there.
-
         Raises
         ------
         ValueError
             If an id is not in the index; it is then as it was.
         """
         ids = _check_ids(ids)
-        unknown = ~np.isin(ids, self.ids)
+        unknown = ~np.isin(ids, self._in_segments("ids"))
         if unknown.any():
             raise ValueError(f"Expected ids of the index, got {ids[unknown][:5].tolist()}.")
-        kept = ~np.isin(self.ids, ids)
-        self.codes, self.ids = self.codes[kept], self.ids[kept]
-        return kept
+        segments = []
+        for segment in self.segments:
+            kept = ~np.isin(segment.ids, ids)
+            segments.append(segment if kept.all() else keep(segment, kept))
+        self.segments = _settle(segment for segment in segments if segment is not None)
 
     def tables(self, queries, symmetric):
         """Compute the look-up tables of a block of queries.
@@ -167,39 +185,17 @@ class CodeIndex:
             raise ValueError("Expected queries and codebooks whose squared distances fit float32, got larger ones.")
         return tables
 
-    def table_blocks(self, n_queries, n_jobs=1):
-        """Return slices of the queries whose tables are made at a time, at least one a thread.
-
-        Parameters
-        ----------
-        n_queries : int
-            Number of queries.
-        n_jobs : int, default=1
-            Number of threads.
-
-        Returns
-        -------
-        blocks : iterator of slice
-            Consecutive slices.
-        """
-        if n_queries == 0:
-            return iter(())
-        M, K, _ = self.codebooks.shape
-        return gen_batches(n_queries, max(1, min(math.ceil(n_queries / n_jobs), _TABLES // (M * K))))
-
-    def kneighbors(self, queries, k, *, symmetric, exclude=None, n_jobs=None):
-        """Find the k nearest codes, ordered by (distance, position).
+    def kneighbors(self, queries, k, *, symmetric, n_jobs=None):
+        """Find the k nearest items, ordered by (distance, id).
 
         Parameters
         ----------
         queries : ndarray of shape (n_queries, M) or (n_queries, M * D)
             Codes if `symmetric`, else soft representations.
         k : int
-            Number of neighbours, at most as many as a query may return.
+            Number of neighbours, from 1 to the number of items.
         symmetric : bool
             How to compare.
-        exclude : ndarray of shape (n_queries,), default=None
-            A position that the query may not return, or -1.
         n_jobs : int, default=None
             Threads, as in joblib.
 
@@ -207,39 +203,31 @@ class CodeIndex:
         -------
         distances : ndarray of shape (n_queries, k), float32
             Squared distances, ascending.
-        positions : ndarray of shape (n_queries, k), int64
-            Positions in `codes`.
+        ids : ndarray of shape (n_queries, k), int64
+            Ids of the items.
 
         Raises
         ------
         ValueError
             If k is out of range, or the queries are not as described.
         """
-        n = len(self) - (exclude is not None and bool(np.any(np.asarray(exclude) >= 0)))
-        if not 1 <= k <= n:
-            raise ValueError(f"Expected k from 1 to {n}, the number of codes that a query may return, got {k}.")
-        distances = np.empty((len(queries), k), dtype=np.float32)
-        positions = np.empty((len(queries), k), dtype=np.int64)
+        if not 1 <= k <= len(self):
+            raise ValueError(f"Expected k from 1 to {len(self)}, the number of items, got {k}.")
+        queries, rows = self._distinct(queries, symmetric)
+        distances, ids = nearest(*self._searched(queries, symmetric), k, n_jobs)
+        return (distances, ids) if rows is None else (distances[rows], ids[rows])
 
-        def scan(block, tables, exclude):
-            scan_nearest(tables, self.codes, exclude, distances[block], positions[block])
-
-        self._over_blocks(scan, queries, symmetric, exclude, n_jobs)
-        return distances, positions
-
-    def radius_neighbors(self, queries, threshold, *, symmetric, exclude=None, n_jobs=None):
-        """Find all codes up to a squared distance, ordered by (distance, position).
+    def radius_neighbors(self, queries, limit, *, symmetric, n_jobs=None):
+        """Find all items up to a squared distance, ordered by (distance, id).
 
         Parameters
         ----------
         queries : ndarray of shape (n_queries, M) or (n_queries, M * D)
             Codes if `symmetric`, else soft representations.
-        threshold : float32
+        limit : float32
             Largest squared distance to return.
         symmetric : bool
             How to compare.
-        exclude : ndarray of shape (n_queries,), default=None
-            A position that the query may not return, or -1.
         n_jobs : int, default=None
             Threads, as in joblib.
 
@@ -249,26 +237,96 @@ class CodeIndex:
             Results of each query; those of all queries follow one another.
         distances : ndarray of shape (n_results,), float32
             Squared distances, ascending in each query.
-        positions : ndarray of shape (n_results,), int64
-            Positions in `codes`.
+        ids : ndarray of shape (n_results,), int64
+            Ids of the items.
         """
+        return within_radius(*self._searched(queries, symmetric), np.float32(limit), n_jobs)
 
-        def scan(block, tables, exclude):
-            return scan_radius(tables, self.codes, exclude, threshold)
+    def all_kneighbors(self, k, *, n_jobs=None):
+        """Find the k nearest other items of each item by its code, symmetrically.
 
-        none = np.empty(0, np.int64), np.empty(0, np.float32), np.empty(0, np.int64)  # there may be no query
-        found = [none, *self._over_blocks(scan, queries, symmetric, exclude, n_jobs)]
-        return tuple(map(np.concatenate, zip(*found, strict=True)))
+        Parameters
+        ----------
+        k : int
+            Number of neighbours, from 1 to one less than the number of items.
+        n_jobs : int, default=None
+            Threads, as in joblib.
 
-    def _over_blocks(self, scan, queries, symmetric, exclude, n_jobs):
-        if exclude is None:
-            exclude = np.full(len(queries), -1)
+        Returns
+        -------
+        distances : ndarray of shape (n, k), float32
+            Squared distances, ascending; a row for each item, in the order of `ids`.
+        ids : ndarray of shape (n, k), int64
+            Ids of the neighbours.
 
-        def run(block):
-            return scan(block, self.tables(queries[block], symmetric), exclude[block])
+        Raises
+        ------
+        ValueError
+            If k is out of range.
+        """
+        n = len(self)
+        if not 1 <= k < n:
+            raise ValueError(f"Expected k from 1 to {n - 1}, the number of other items, got {k}.")
+        codes, code_of_item = self._distinct_codes()
+        distances, ids = nearest(*self._searched(codes, True), k + 1, n_jobs)
+        starts = np.arange(len(codes) + 1) * (k + 1)
+        indptr = np.arange(n + 1) * k
+        return tuple(
+            found.reshape(n, k)
+            for found in without_self(code_of_item, self.ids, starts, distances.ravel(), ids.ravel(), indptr)
+        )
 
-        blocks = self.table_blocks(len(queries), effective_n_jobs(n_jobs))
-        return Parallel(n_jobs=n_jobs, require="sharedmem")(delayed(run)(block) for block in blocks)
+    def all_radius_neighbors(self, limit, *, n_jobs=None):
+        """Find all other items up to a squared distance from each item by its code, symmetrically.
+
+        Parameters
+        ----------
+        limit : float32
+            Largest squared distance to return.
+        n_jobs : int, default=None
+            Threads, as in joblib.
+
+        Returns
+        -------
+        counts, distances, ids : ndarray
+            As from `radius_neighbors`; the items in the order of `ids` are the queries.
+        """
+        codes, code_of_item = self._distinct_codes()
+        counts, distances, ids = within_radius(*self._searched(codes, True), np.float32(limit), n_jobs)
+        starts = np.concatenate(([0], np.cumsum(counts)))
+        counts = np.maximum(counts[code_of_item] - 1, 0)  # an item finds itself, unless the limit is negative
+        indptr = np.concatenate(([0], np.cumsum(counts)))
+        return counts, *without_self(code_of_item, self.ids, starts, distances, ids, indptr)
+
+    def _searched(self, queries, symmetric):
+        """Return what `_scan` asks for."""
+        M, K, _ = self.codebooks.shape
+        return self.segments, lambda block: self.tables(queries[block], symmetric), len(queries), M, K
+
+    def _distinct(self, queries, symmetric):
+        """Return queries of which none is twice where they are codes, and each one's row among them."""
+        if not symmetric or len(queries) < 2:
+            return queries, None
+        M, K, _ = self.codebooks.shape
+        return distinct_rows(check_codes(queries, M, K))
+
+    def _distinct_codes(self):
+        """Return the distinct codes, and each item's row among them, in the order of `ids`."""
+        return distinct_rows(self.codes)
+
+
+def _settle(segments):
+    """Merge segments until each has more than twice the items of the next."""
+    settled = []
+    for segment in segments:
+        settled.append(segment)
+        n_merged, n_items = 1, len(segment.ids)
+        while n_merged < len(settled) and len(settled[-n_merged - 1].ids) <= 2 * n_items:
+            n_merged += 1
+            n_items += len(settled[-n_merged].ids)
+        if n_merged > 1:
+            settled[-n_merged:] = [merge(settled[-n_merged:])]
+    return tuple(settled)
 
 
 def _check_codebooks(codebooks):

@@ -1,97 +1,412 @@
-"""Numba scans over codes: the k nearest, and all within a radius.
+"""Numba scans over codes: the k nearest, all within a radius, and all distances.
 
-The distance of a code is the float32 sum of its table entries in the order of the parts. Results are ordered by
-(distance, position). Kernels hold no lock (nogil) and run on one thread; callers run them side by side.
+The distance of a code is the float32 sum of its table entries in the order of the parts; every scan returns exactly
+those, ordered by (distance, id). What makes a scan fast only decides which codes need not be looked at: entries are
+rounded down to 8 bits so that their sum bounds the distance from below, a block of codes is compared at a time
+(`_lookup`), and codes that begin alike are passed over together.
+
+Kernels take the arrays of a `_segments.Segment`, hold no lock (nogil) and run on one thread; callers run them side by
+side.
 """
 
-import numba
 import numpy as np
+from numba import njit
 
-_BLOCK = 2048  # distances computed at a time; they stay in the L1 cache
+from ._lookup import BLOCK, bits_float, float_bits, mark_block, trailing_zeros
 
-
-@numba.njit(nogil=True, cache=True)
-def _distances(table, codes, start, out):
-    for i in range(len(out)):
-        total = table[0, codes[start + i, 0]]
-        for m in range(1, codes.shape[1]):
-            total += table[m, codes[start + i, m]]
-        out[i] = total
+SAMPLED = 64  # codes from one stored sum of sizes to the next
+_CHUNK = 64  # blocks that all queries see in turn: 128 KB at M = 8, which stay in the L2 cache
+_TARGET = 254  # largest 8-bit sum that is not excluded
+_ROUNDING = 2.0**-23  # twice the relative error of a float32 operation
 
 
-@numba.njit(nogil=True, cache=True)
-def _sift_down(distances, positions, size):
-    """Restore the max-heap over (distance, position) after its root was replaced."""
-    i = 0
-    while True:
-        largest = 2 * i + 1
-        if largest >= size:
-            return
-        right = largest + 1
-        if right < size and (
-            distances[right] > distances[largest]
-            or (distances[right] == distances[largest] and positions[right] > positions[largest])
-        ):
-            largest = right
-        if distances[i] > distances[largest] or (
-            distances[i] == distances[largest] and positions[i] > positions[largest]
-        ):
-            return
-        distances[i], distances[largest] = distances[largest], distances[i]
-        positions[i], positions[largest] = positions[largest], positions[i]
-        i = largest
-
-
-@numba.njit(nogil=True, cache=True)
-def scan_nearest(tables, codes, exclude, distances, positions):
-    """Find the k nearest codes of each query.
+@njit(nogil=True, cache=True)
+def quantise(table, least, limit, bounds):
+    """Round the entries of a table down to 8 bits, for distances up to a limit.
 
     Parameters
     ----------
-    tables : ndarray of shape (n_queries, M, K), float32
-        Look-up tables.
-    codes : ndarray of shape (n, M)
-        The database.
-    exclude : ndarray of shape (n_queries,), int64
-        A position that the query may not return; -1 for none.
-    distances : ndarray of shape (n_queries, k), float32
-        Receives squared distances, ascending; k is at most the number of codes that a query may return.
-    positions : ndarray of shape (n_queries, k), int64
-        Receives positions in `codes`.
+    table : ndarray of shape (M, K), float32
+        A query's look-up table.
+    least : ndarray of shape (M,), float32
+        The least entry of each part.
+    limit : float32
+        Largest distance of interest; may be infinite.
+    bounds : ndarray of shape (M, W), uint8, W >= K
+        Receives the rounded entries.
+
+    Returns
+    -------
+    bound : int
+        If the saturating sum of a code's rounded entries is larger, its distance is larger than the limit; -1 if all
+        distances are.
     """
-    n, k = len(codes), distances.shape[1]
-    buffer = np.empty(_BLOCK, dtype=np.float32)
-    for q in range(len(tables)):
-        heap, where = distances[q], positions[q]
-        heap[:] = np.inf
-        where[:] = n  # behind every real position, also among infinite distances
-        for start in range(0, n, _BLOCK):
-            block = buffer[: min(_BLOCK, n - start)]
-            _distances(tables[q], codes, start, block)
-            for i in range(len(block)):
-                # Positions ascend, so one that ties with the root of a full heap comes behind it.
-                if (block[i] < heap[0] or where[0] == n) and start + i != exclude[q]:
-                    heap[0], where[0] = block[i], start + i
-                    _sift_down(heap, where, k)
-        for size in range(k - 1, 0, -1):
-            heap[0], heap[size] = heap[size], heap[0]
-            where[0], where[size] = where[size], where[0]
-            _sift_down(heap, where, size)
+    M, K = table.shape
+    rest = 0.0
+    for m in range(M):
+        rest += least[m]
+    # Float32 sums of M entries that are not negative are off by less than M roundings.
+    slack = np.float64(limit) * (1 + M * _ROUNDING) - rest * (1 - _ROUNDING)
+    if slack < 0:
+        return -1
+    # Scaled entries that are too small by a few roundings are bounds all the same.
+    scale = np.float32(min(_TARGET / max(slack, 1e-300) * (1 - 8 * _ROUNDING), 1e38))
+    for m in range(M):
+        for k in range(K):
+            scaled = (table[m, k] - least[m]) * scale
+            bounds[m, k] = np.uint8(np.int32(min(scaled, np.float32(255))))
+    return _TARGET
 
 
-@numba.njit(nogil=True, cache=True)
-def scan_radius(tables, codes, exclude, threshold):
-    """Find all codes of each query up to a squared distance.
+@njit(nogil=True, cache=True)
+def _aligned_bounds(shape):
+    """Allocate rounded tables where no vector of 64 bytes crosses a cache line."""
+    n = shape[0] * shape[1] * shape[2]
+    buffer = np.zeros(n + 64, dtype=np.uint8)
+    start = 64 - buffer.ctypes.data % 64
+    return buffer[start : start + n].reshape(shape)
+
+
+@njit(nogil=True, cache=True)
+def _block_distances(table, blocks, b, out):
+    """Compute the distances of a block of codes."""
+    M = blocks.shape[1]
+    for i in range(BLOCK):
+        out[i] = np.float32(0)
+    for m in range(0, M - 3, 4):  # four parts at a time: half the loads and stores of one at a time
+        z0, z1, z2, z3 = blocks[b, m], blocks[b, m + 1], blocks[b, m + 2], blocks[b, m + 3]
+        t0, t1, t2, t3 = table[m], table[m + 1], table[m + 2], table[m + 3]
+        for i in range(BLOCK):
+            out[i] = out[i] + t0[z0[i]] + t1[z1[i]] + t2[z2[i]] + t3[z3[i]]
+    for m in range(M // 4 * 4, M):
+        z, t = blocks[b, m], table[m]
+        for i in range(BLOCK):
+            out[i] += t[z[i]]
+
+
+@njit(nogil=True, cache=True)
+def _mark_by_distance(distances, limit, masks):
+    """Set bit i of the masks where a distance is at most the limit, and return their union."""
+    union = np.uint64(0)
+    for w in range(BLOCK // 64):
+        mask = np.uint64(0)
+        for i in range(64):
+            mask |= np.uint64(distances[w * 64 + i] <= limit) << np.uint64(i)
+        masks[w] = mask
+        union |= mask
+    return union
+
+
+@njit(nogil=True, cache=True)
+def _advance(
+    blocks, shared, until, n_codes, table, bounds, n_registers, bound, limit,
+    block, last, keys, size, full, scratch, masks,
+):  # fmt: skip
+    """Append the keys of all codes up to the limit, block by block, until more than `full` are there.
+
+    A key is (distance, position) in one 64-bit word. Returns the next block, and how many keys there are.
+    """
+    M = blocks.shape[1]
+    width = bounds.shape[1]
+    while block < last:
+        end = min(np.int64(until[block]), last)
+        n_shared = np.int64(0)
+        left = np.int64(bound)
+        if n_registers:
+            n_shared = np.int64(shared[block])
+            for m in range(n_shared):
+                left -= bounds[m, blocks[block, m, 0]]
+            if left < 0:
+                block = end
+                continue
+        while block < end:
+            if n_registers:
+                found = mark_block(
+                    n_registers,
+                    blocks.ctypes.data + np.uintp((block * M + n_shared) * BLOCK),
+                    bounds.ctypes.data + np.uintp(n_shared * width),
+                    M - n_shared,
+                    np.uint8(left),
+                    masks.ctypes.data,
+                )
+            else:
+                _block_distances(table, blocks, block, scratch)
+                found = _mark_by_distance(scratch, limit, masks)
+            if found:
+                for w in range(BLOCK // 64):
+                    mask = masks[w]
+                    while mask:
+                        i = 64 * w + np.int64(trailing_zeros(mask))
+                        mask &= mask - np.uint64(1)
+                        distance = np.float32(0)
+                        for m in range(M):
+                            distance += table[m, blocks[block, m, i]]
+                        u = block * BLOCK + i
+                        if distance <= limit and u < n_codes:
+                            keys[size] = (np.uint64(float_bits(distance)) << np.uint64(32)) | np.uint64(u)
+                            size += 1
+            block += 1
+            if size > full:
+                return block, size
+    return block, size
+
+
+@njit(nogil=True, cache=True)
+def first_item(sizes, sampled, u):
+    """Return the position of code u's first item among the items of a segment."""
+    start = sampled[u // SAMPLED]
+    for v in range(u // SAMPLED * SAMPLED, u):
+        start += sizes[v]
+    return start
+
+
+@njit(nogil=True, cache=True)
+def _distance_of(key):
+    return bits_float(np.uint32(key >> np.uint64(32)))
+
+
+@njit(nogil=True, cache=True)
+def _position_of(key):
+    return np.int64(key & np.uint64(0xFFFFFFFF))
+
+
+@njit(nogil=True, cache=True)
+def _select(keys, k):
+    """Move the k smallest keys to the front, the largest of them to k - 1 (Hoare)."""
+    low = 0
+    high = len(keys) - 1
+    while low < high:
+        pivot = max(min(keys[low], keys[high]), min(max(keys[low], keys[high]), keys[(low + high) // 2]))
+        i = low
+        j = high
+        while i <= j:
+            while keys[i] < pivot:
+                i += 1
+            while keys[j] > pivot:
+                j -= 1
+            if i <= j:
+                keys[i], keys[j] = keys[j], keys[i]
+                i += 1
+                j -= 1
+        if k - 1 <= j:
+            high = j
+        elif k - 1 >= i:
+            low = i
+        else:
+            return
+
+
+@njit(nogil=True, cache=True)
+def _keep_nearest(keys, size, k, sizes, sampled, ids):
+    """Move codes that hold the k nearest items to the front.
+
+    Returns how many they are, at most k, and the largest distance that an item of interest may have.
+    """
+    if size > k:
+        _select(keys[:size], k)
+        limit = _distance_of(keys[k - 1])
+        n_tied = 0
+        for i in range(k, size):
+            n_tied += _distance_of(keys[i]) == limit
+        if n_tied:
+            _keep_lowest_ids(keys[:size], k, limit, sizes, sampled, ids)
+        size = k
+    if len(ids) == len(sizes):  # one item a code
+        return size, _distance_of(keys[:size].max()) if size == k else np.float32(np.inf)
+    keys[:size] = np.sort(keys[:size])
+    n_items = 0
+    for i in range(size):
+        n_items += sizes[_position_of(keys[i])]
+        if n_items >= k:
+            limit = _distance_of(keys[i])
+            end = i + 1
+            while end < size and _distance_of(keys[end]) == limit:
+                end += 1
+            return end, limit
+    return size, np.float32(np.inf)
+
+
+@njit(nogil=True, cache=True)
+def _keep_lowest_ids(keys, k, limit, sizes, sampled, ids):
+    """Of the codes at distance `limit`, of which not all fit among the first k, take those whose ids are lowest."""
+    n_less = 0
+    for i in range(k):
+        if _distance_of(keys[i]) < limit:
+            keys[n_less], keys[i] = keys[i], keys[n_less]
+            n_less += 1
+    n_tied = n_less
+    for i in range(n_less, len(keys)):
+        if _distance_of(keys[i]) == limit:
+            keys[n_tied], keys[i] = keys[i], keys[n_tied]
+            n_tied += 1
+    first = np.empty(n_tied - n_less, dtype=np.int64)
+    for i in range(len(first)):
+        first[i] = ids[first_item(sizes, sampled, _position_of(keys[n_less + i]))]
+    highest = np.sort(first)[k - n_less - 1]
+    n_kept = n_less
+    for i in range(len(first)):
+        if first[i] <= highest:
+            keys[n_kept] = keys[n_less + i]
+            n_kept += 1
+
+
+@njit(nogil=True, cache=True)
+def _expand(keys, sizes, sampled, ids, limit, out_distances, out_ids):
+    """Write the items of codes whose keys are sorted, by (distance, id), until `limit`; return how many there are."""
+    n = 0
+    i = 0
+    while i < len(keys) and n < limit:
+        distance = _distance_of(keys[i])
+        end = i
+        n_tied = 0
+        while end < len(keys) and keys[end] >> np.uint64(32) == keys[i] >> np.uint64(32):
+            n_tied += sizes[_position_of(keys[end])]
+            end += 1
+        tied = np.empty(n_tied, dtype=np.int64)
+        n_tied = 0
+        for j in range(i, end):
+            u = _position_of(keys[j])
+            start = first_item(sizes, sampled, u)
+            for item in range(start, start + sizes[u]):
+                tied[n_tied] = ids[item]
+                n_tied += 1
+        if end - i > 1:
+            tied = np.sort(tied)
+        for j in range(min(n_tied, limit - n)):
+            out_distances[n] = distance
+            out_ids[n] = tied[j]
+            n += 1
+        i = end
+    return n
+
+
+@njit(nogil=True, cache=True)
+def merge_nearest(distances, ids, other_distances, other_ids):
+    """Merge, in place, rows of (distance, id) in ascending order with others, and keep as many as there were.
 
     Parameters
     ----------
+    distances, other_distances : ndarray of shape (n_queries, k), (n_queries, k'), float32
+        Ascending; infinite where there is no item.
+    ids, other_ids : ndarray of shape (n_queries, k), (n_queries, k'), int64
+        The items' ids, ascending at equal distance.
+    """
+    k = distances.shape[1]
+    merged_distances = np.empty(k, dtype=np.float32)
+    merged_ids = np.empty(k, dtype=np.int64)
+    for q in range(len(distances)):
+        a = 0
+        b = 0
+        for i in range(k):
+            if b == other_distances.shape[1] or (
+                distances[q, a] < other_distances[q, b]
+                or (distances[q, a] == other_distances[q, b] and ids[q, a] <= other_ids[q, b])
+            ):
+                merged_distances[i] = distances[q, a]
+                merged_ids[i] = ids[q, a]
+                a += 1
+            else:
+                merged_distances[i] = other_distances[q, b]
+                merged_ids[i] = other_ids[q, b]
+                b += 1
+        distances[q] = merged_distances
+        ids[q] = merged_ids
+
+
+@njit(nogil=True, cache=True)
+def _first_block(blocks, codeword):
+    """Return the first block with a code whose first part is at least `codeword`."""
+    low = 0
+    high = len(blocks)
+    while low < high:
+        middle = (low + high) // 2
+        if blocks[middle, 0, BLOCK - 1] < codeword:
+            low = middle + 1
+        else:
+            high = middle
+    return low
+
+
+@njit(nogil=True, cache=True)
+def scan_nearest(
+    blocks, shared, until, sizes, sampled, ids, tables, least, n_registers, first, last, distances, out_ids
+):
+    """Find the k nearest items of each query in some blocks of a segment, and merge them with what was found before.
+
+    Parameters
+    ----------
+    blocks, shared, until, sizes, sampled, ids : ndarray
+        Arrays of a segment.
     tables : ndarray of shape (n_queries, M, K), float32
         Look-up tables.
-    codes : ndarray of shape (n, M)
-        The database.
-    exclude : ndarray of shape (n_queries,), int64
-        A position that the query may not return; -1 for none.
-    threshold : float32
+    least : ndarray of shape (n_queries, M), float32
+        The least entry of each part.
+    n_registers : int
+        From `_lookup.n_registers`; 0 sums in float32 instead.
+    first, last : int
+        The blocks to scan.
+    distances : ndarray of shape (n_queries, k), float32
+        Squared distances found before, ascending, infinite where there are none; overwritten.
+    out_ids : ndarray of shape (n_queries, k), int64
+        Their ids, ascending at equal distance; overwritten.
+    """
+    n_queries, M, _ = tables.shape
+    k = distances.shape[1]
+    full = min(k, len(sizes)) + max(min(k, len(sizes)), 128)
+    keys = np.empty((n_queries, full + BLOCK + 1), dtype=np.uint64)
+    size = np.zeros(n_queries, dtype=np.int64)
+    limit = distances[:, k - 1].copy()
+    bounds = _aligned_bounds((n_queries if n_registers else 1, M, 64 * max(n_registers, 1)))
+    bound = np.zeros(n_queries, dtype=np.int64)
+    scratch = np.empty(BLOCK, dtype=np.float32)
+    masks = np.empty(BLOCK // 64, dtype=np.uint64)
+    if n_registers:
+        for q in range(n_queries):
+            bound[q] = quantise(tables[q], least[q], limit[q], bounds[q])
+    # Each query begins with codes whose first part is the nearest, so that its limit is soon a close one.
+    begin = np.empty(n_queries, dtype=np.int64)
+    for q in range(n_queries):
+        begin[q] = max(first, min(_first_block(blocks, np.argmin(tables[q, 0])), last - _CHUNK))
+    for chunk in range(first - _CHUNK, last, _CHUNK):
+        for q in range(n_queries):
+            if chunk < first:
+                block, stop = begin[q], min(begin[q] + _CHUNK, last)
+            else:
+                block, stop = chunk, min(chunk + _CHUNK, last)
+                if begin[q] <= block < begin[q] + _CHUNK:
+                    block = begin[q] + _CHUNK
+            q_bounds = bounds[q if n_registers else 0]
+            while block < stop:
+                until_there = begin[q] if chunk >= first and block < begin[q] < stop else stop
+                block, size[q] = _advance(
+                    blocks, shared, until, len(sizes), tables[q], q_bounds, n_registers, bound[q], limit[q],
+                    block, until_there, keys[q], size[q], full, scratch, masks,
+                )  # fmt: skip
+                if size[q] > full:
+                    size[q], nearer = _keep_nearest(keys[q], size[q], k, sizes, sampled, ids)
+                    if nearer < limit[q]:
+                        limit[q] = nearer
+                        if n_registers:
+                            bound[q] = quantise(tables[q], least[q], nearer, q_bounds)
+                if block == begin[q] and chunk >= first:
+                    block += _CHUNK
+    found_distances = np.empty((1, k), dtype=np.float32)
+    found_ids = np.empty((1, k), dtype=np.int64)
+    for q in range(n_queries):
+        size[q], _ = _keep_nearest(keys[q], size[q], k, sizes, sampled, ids)
+        n = _expand(np.sort(keys[q, : size[q]]), sizes, sampled, ids, k, found_distances[0], found_ids[0])
+        merge_nearest(distances[q : q + 1], out_ids[q : q + 1], found_distances[:, :n], found_ids[:, :n])
+
+
+@njit(nogil=True, cache=True)
+def scan_radius(blocks, shared, until, sizes, sampled, ids, tables, least, n_registers, limit):
+    """Find all items of a segment up to a squared distance.
+
+    Parameters
+    ----------
+    blocks, shared, until, sizes, sampled, ids, tables, least, n_registers
+        As for `scan_nearest`.
+    limit : float32
         Largest squared distance to return.
 
     Returns
@@ -100,30 +415,93 @@ def scan_radius(tables, codes, exclude, threshold):
         Results of each query; those of all queries follow one another.
     distances : ndarray of shape (n_results,), float32
         Squared distances, ascending in each query.
-    positions : ndarray of shape (n_results,), int64
-        Positions in `codes`.
+    ids : ndarray of shape (n_results,), int64
+        The items' ids, ascending at equal distance.
     """
-    n = len(codes)
-    counts = np.empty(len(tables), dtype=np.int64)
-    distances = np.empty(1024, dtype=np.float32)
-    positions = np.empty(1024, dtype=np.int64)
-    buffer = np.empty(_BLOCK, dtype=np.float32)
+    n_queries, M, _ = tables.shape
+    counts = np.empty(n_queries, dtype=np.int64)
+    distances = np.empty(0, dtype=np.float32)
+    found = np.empty(0, dtype=np.int64)
+    keys = np.empty(4 * BLOCK, dtype=np.uint64)
+    bounds = _aligned_bounds((1, M, 64 * max(n_registers, 1)))[0]
+    bound = 0
+    scratch = np.empty(BLOCK, dtype=np.float32)
+    masks = np.empty(BLOCK // 64, dtype=np.uint64)
     end = 0
-    for q in range(len(tables)):
-        first = end
-        for start in range(0, n, _BLOCK):
-            block = buffer[: min(_BLOCK, n - start)]
-            _distances(tables[q], codes, start, block)
-            if end + _BLOCK > len(distances):
-                distances = np.concatenate((distances, np.empty(len(distances) + _BLOCK, dtype=np.float32)))
-                positions = np.concatenate((positions, np.empty(len(positions) + _BLOCK, dtype=np.int64)))
-            for i in range(len(block)):
-                if block[i] <= threshold and start + i != exclude[q]:
-                    distances[end] = block[i]
-                    positions[end] = start + i
-                    end += 1
-        counts[q] = end - first
-        order = np.argsort(distances[first:end], kind="mergesort")  # stable: ties stay in order of position
-        distances[first:end] = distances[first:end][order]
-        positions[first:end] = positions[first:end][order]
-    return counts, distances[:end].copy(), positions[:end].copy()
+    for q in range(n_queries):
+        if n_registers:
+            bound = quantise(tables[q], least[q], limit, bounds)
+        block = 0
+        size = 0
+        while block < len(blocks):
+            block, size = _advance(
+                blocks, shared, until, len(sizes), tables[q], bounds, n_registers, bound, limit,
+                block, len(blocks), keys, size, len(keys) - BLOCK - 1, scratch, masks,
+            )  # fmt: skip
+            if size > len(keys) - BLOCK - 1:
+                keys = np.concatenate((keys, np.empty(len(keys), dtype=np.uint64)))
+        n_items = 0
+        for i in range(size):
+            n_items += sizes[_position_of(keys[i])]
+        if end + n_items > len(found):
+            more = len(found) + n_items
+            distances = np.concatenate((distances, np.empty(more, dtype=np.float32)))
+            found = np.concatenate((found, np.empty(more, dtype=np.int64)))
+        counts[q] = _expand(np.sort(keys[:size]), sizes, sampled, ids, n_items, distances[end:], found[end:])
+        end += counts[q]
+    return counts, distances[:end].copy(), found[:end].copy()
+
+
+@njit(nogil=True, cache=True)
+def all_distances(table, blocks, out):
+    """Compute the distances of all codes of a segment to one query.
+
+    Parameters
+    ----------
+    table : ndarray of shape (M, K), float32
+        The query's look-up table.
+    blocks : ndarray of shape (B, M, 256), uint8 or uint16
+        The codes of the segment.
+    out : ndarray of shape (n_codes,), float32
+        Receives the squared distances.
+    """
+    scratch = np.empty(BLOCK, dtype=np.float32)
+    for b in range(len(blocks)):
+        _block_distances(table, blocks, b, scratch)
+        n = min(BLOCK, len(out) - b * BLOCK)
+        out[b * BLOCK : b * BLOCK + n] = scratch[:n]
+
+
+@njit(nogil=True, cache=True)
+def without_self(query_of_item, item_ids, starts, distances, ids, indptr):
+    """Copy the results of queries to the items that share them, each item without itself.
+
+    Parameters
+    ----------
+    query_of_item : ndarray of shape (n,), int64
+        Which query each item shares.
+    item_ids : ndarray of shape (n,), int64
+        The items' ids.
+    starts : ndarray of shape (n_queries + 1,), int64
+        Where the results of each query start.
+    distances, ids : ndarray of shape (n_results,), float32 and int64
+        Results of the queries.
+    indptr : ndarray of shape (n + 1,), int64
+        Where the results of each item are to start; what does not fit is dropped.
+
+    Returns
+    -------
+    distances, ids : ndarray of shape (indptr[-1],), float32 and int64
+        Results of the items.
+    """
+    out_distances = np.empty(indptr[-1], dtype=np.float32)
+    out_ids = np.empty(indptr[-1], dtype=np.int64)
+    for item in range(len(item_ids)):
+        to = indptr[item]
+        query = query_of_item[item]
+        for i in range(starts[query], starts[query + 1]):
+            if ids[i] != item_ids[item] and to < indptr[item + 1]:
+                out_distances[to] = distances[i]
+                out_ids[to] = ids[i]
+                to += 1
+    return out_distances, out_ids

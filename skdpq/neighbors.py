@@ -14,6 +14,7 @@ from sklearn.utils.validation import _num_samples, check_is_fitted, validate_dat
 from ._atomic import all_or_nothing
 from ._database import DatabaseMixin
 from ._graphs import GraphMixin
+from ._scan import query_blocks
 from .codes import check_codes
 from .index import CodeIndex
 from .metrics import score_neighbors
@@ -240,8 +241,7 @@ class DPQNeighbors(DatabaseMixin, GraphMixin, BaseEstimator):
             are.
         """
         check_is_fitted(self)
-        distances, positions = self._kneighbors(X, n_neighbors)
-        neigh_ind = self.ids_[positions]
+        distances, neigh_ind = self._kneighbors(X, n_neighbors)
         return (distances, neigh_ind) if return_distance else neigh_ind
 
     def kneighbors_codes(self, codes, n_neighbors=None, return_distance=True):
@@ -274,8 +274,9 @@ class DPQNeighbors(DatabaseMixin, GraphMixin, BaseEstimator):
         """
         M, K, _ = self._fitted_index().codebooks.shape
         codes = check_codes(codes, M, K)
-        distances, positions = self._kneighbors_codes(codes, n_neighbors)
-        neigh_ind = self.ids_[positions]
+        k = self._check_n_neighbors(n_neighbors, len(codes))
+        distances, neigh_ind = self._index().kneighbors(codes, k, symmetric=True, n_jobs=self.n_jobs)
+        distances = np.sqrt(distances, dtype=np.float64)
         return (distances, neigh_ind) if return_distance else neigh_ind
 
     def radius_neighbors(self, X=None, radius=None, return_distance=True, sort_results=False):
@@ -310,8 +311,8 @@ class DPQNeighbors(DatabaseMixin, GraphMixin, BaseEstimator):
         check_is_fitted(self)
         if sort_results and not return_distance:
             raise ValueError("return_distance must be True if sort_results is True.")
-        distances, positions, indptr = self._radius_neighbors(X, radius)
-        neigh_ind = _split(self.ids_[positions], indptr)
+        distances, ids, indptr = self._radius_neighbors(X, radius)
+        neigh_ind = _split(ids, indptr)
         return (_split(distances, indptr), neigh_ind) if return_distance else neigh_ind
 
     def score(self, X, y):
@@ -358,7 +359,7 @@ class DPQNeighbors(DatabaseMixin, GraphMixin, BaseEstimator):
         self._check_samples(X)
         start, index = 0, self._index()
         for block in self._blocks(X):
-            for part in index.table_blocks(len(block)):
+            for part in query_blocks(len(block), *index.codebooks.shape[:2]):
                 yield start + part.start, index.tables(block[part], self.search == "symmetric")
             start += len(block)
 
@@ -397,19 +398,16 @@ class DPQNeighbors(DatabaseMixin, GraphMixin, BaseEstimator):
         return self.index_.through(self.quantizer_.codebooks_)
 
     def _kneighbors(self, X, n_neighbors):
-        if X is None:
-            return self._kneighbors_codes(self.codes_, n_neighbors, exclude=np.arange(self.n_samples_fit_))
-        self._check_samples(X)
-        k = self._check_n_neighbors(n_neighbors, _num_samples(X))
         index, symmetric = self._index(), self.search == "symmetric"
-        found = [index.kneighbors(block, k, symmetric=symmetric, n_jobs=self.n_jobs) for block in self._blocks(X)]
-        distances, positions = map(np.concatenate, zip(*found, strict=True))
-        return np.sqrt(distances, dtype=np.float64), positions
-
-    def _kneighbors_codes(self, codes, n_neighbors, exclude=None):
-        k = self._check_n_neighbors(n_neighbors, len(codes), excluding=exclude is not None)
-        distances, positions = self._index().kneighbors(codes, k, symmetric=True, exclude=exclude, n_jobs=self.n_jobs)
-        return np.sqrt(distances, dtype=np.float64), positions
+        if X is None:
+            k = self._check_n_neighbors(n_neighbors, len(index), excluding=True)
+            distances, ids = index.all_kneighbors(k, n_jobs=self.n_jobs)
+        else:
+            self._check_samples(X)
+            k = self._check_n_neighbors(n_neighbors, _num_samples(X))
+            found = [index.kneighbors(block, k, symmetric=symmetric, n_jobs=self.n_jobs) for block in self._blocks(X)]
+            distances, ids = map(np.concatenate, zip(*found, strict=True))
+        return np.sqrt(distances, dtype=np.float64), ids
 
     def _check_n_neighbors(self, n_neighbors, n_queries, excluding=False):
         """Raise what scikit-learn's NearestNeighbors raises, word for word."""
@@ -429,19 +427,18 @@ class DPQNeighbors(DatabaseMixin, GraphMixin, BaseEstimator):
         radius = self.radius if radius is None else radius
         if not isinstance(radius, Real) or np.isnan(radius):
             raise ValueError(f"Expected radius as a real number, got {radius!r}.")
-        threshold = _largest_square(float(radius))
-        index, exclude = self._index(), None
+        limit = _largest_square(float(radius))
+        index, symmetric = self._index(), self.search == "symmetric"
         if X is None:
-            blocks, symmetric, exclude = [self.codes_], True, np.arange(self.n_samples_fit_)
+            counts, distances, ids = index.all_radius_neighbors(limit, n_jobs=self.n_jobs)
         else:
             self._check_samples(X)
-            blocks, symmetric = self._blocks(X), self.search == "symmetric"
-        found = [
-            index.radius_neighbors(block, threshold, symmetric=symmetric, exclude=exclude, n_jobs=self.n_jobs)
-            for block in blocks
-        ]
-        counts, distances, positions = map(np.concatenate, zip(*found, strict=True))
-        return np.sqrt(distances, dtype=np.float64), positions, np.concatenate(([0], np.cumsum(counts)))
+            found = [
+                index.radius_neighbors(block, limit, symmetric=symmetric, n_jobs=self.n_jobs)
+                for block in self._blocks(X)
+            ]
+            counts, distances, ids = map(np.concatenate, zip(*found, strict=True))
+        return np.sqrt(distances, dtype=np.float64), ids, np.concatenate(([0], np.cumsum(counts)))
 
 
 def _largest_square(radius):

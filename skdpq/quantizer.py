@@ -31,9 +31,9 @@ def decode(codes, codebooks):
     ValueError
         If the codes do not fit the codebooks.
     """
-    M, K, _ = codebooks.shape
+    M, K, D = codebooks.shape
     codes = _codes.check_codes(codes, M, K)
-    return codebooks[np.arange(M), codes].reshape(len(codes), -1)
+    return codebooks[np.arange(M), codes].reshape(len(codes), M * D)
 
 
 class QuantizerMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin):

@@ -26,7 +26,7 @@ from skdpq.metrics import (
     retrieval_scorer,
     score_neighbors,
 )
-from skdpq.ranking import CodeGroups, tie_groups, tie_groups_from_distances
+from skdpq.ranking import CodeGroups, tie_groups_from_distances
 
 quick = settings(max_examples=60, deadline=None)
 
@@ -213,7 +213,7 @@ def test_ranking_by_codes_is_ranking_by_distances(drawn):
     groups = CodeGroups(index.codes_, index.labels_, len(index.classes_))
     for c in range(len(index.classes_)):
         for table, row in zip(index.tables, distances, strict=True):
-            by_codes = tie_groups(table, groups.codes, groups.sizes, groups.relevant(c))
+            by_codes = groups.rank(table, groups.relevant(c))
             by_distances = tie_groups_from_distances(row, index.labels_ == c)
             np.testing.assert_array_equal(by_codes, by_distances)
     for name, parameters in METRICS:
@@ -243,7 +243,7 @@ def test_every_digit_of_the_radix_sort_on_many_codes():
     index = FixedIndex(codes, y, tables)
     groups = CodeGroups(codes, y, 2)
     for table, row in zip(tables, index.distances(), strict=True):
-        by_codes = tie_groups(table, groups.codes, groups.sizes, groups.relevant(1))
+        by_codes = groups.rank(table, groups.relevant(1))
         np.testing.assert_array_equal(by_codes, tie_groups_from_distances(row, y == 1))
 
 

@@ -105,6 +105,8 @@ def state(value):
         return value.dtype.str, value.shape, value.tobytes()
     if isinstance(value, dict):
         return {key: state(item) for key, item in value.items()}
+    if isinstance(value, tuple):
+        return tuple(map(state, value))
     if hasattr(value, "__dict__"):
         return type(value), state(vars(value))
     return value

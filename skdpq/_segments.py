@@ -1,0 +1,207 @@
+"""A segment of a database of codes: sorted, equal codes stored once, laid out for the kernels.
+
+Codes stand in blocks of 256, one row a part, (B, M, 256). Being in lexicographic order, neighbouring codes begin
+alike: blocks whose codes all share their first parts form runs, which a scan can pass over by one comparison. A code
+has up to 255 items, of which one byte holds the number; a code with more is stored again. So a segment takes M bytes
+(2 M above 256 codewords) a distinct code, at most 1.2 bytes more, and 8 bytes an item for its id.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+from numba import njit
+
+from ._lookup import BLOCK
+from .kernels import SAMPLED
+
+_MOST = 255  # items of one stored code
+
+
+class Segment(NamedTuple):
+    """Arrays that the kernels take, in their order.
+
+    Attributes
+    ----------
+    blocks : ndarray of shape (B, M, 256), uint8 or uint16
+        Codes in lexicographic order; the last one fills up the last block.
+    shared : ndarray of shape (B,), uint8
+        How many parts, from the first, are equal in all codes of the block (at most 255).
+    until : ndarray of shape (B,), uint32
+        The block after the run of blocks that share those parts with one another.
+    sizes : ndarray of shape (n_codes,), uint8
+        How many items each code has.
+    sampled : ndarray of shape (ceil(n_codes / 64),), int64
+        How many items come before code 0, 64, 128, ...
+    ids : ndarray of shape (n_items,), int64
+        Ids of the items, in the order of their codes, ascending for each.
+    """
+
+    blocks: np.ndarray
+    shared: np.ndarray
+    until: np.ndarray
+    sizes: np.ndarray
+    sampled: np.ndarray
+    ids: np.ndarray
+
+    def __reduce__(self):
+        return _restore, tuple(self)
+
+    def codes(self):
+        """Return the distinct codes, (n_codes, M)."""
+        B, M, _ = self.blocks.shape
+        return np.ascontiguousarray(self.blocks.transpose(0, 2, 1)).reshape(B * BLOCK, M)[: len(self.sizes)]
+
+    def item_codes(self):
+        """Return the code of each item, (n_items, M), in the order of `ids`."""
+        return np.repeat(self.codes(), self.sizes, axis=0)
+
+
+def build(codes, ids):
+    """Return the segment of some items.
+
+    Parameters
+    ----------
+    codes : ndarray of shape (n, M), uint8 or uint16
+        Their codes, n from 1 to 2**32 - 1.
+    ids : ndarray of shape (n,), int64
+        Their ids, no two equal.
+
+    Returns
+    -------
+    segment : Segment
+        A new segment.
+    """
+    words = _sort_words(codes)
+    order = _sort(words)
+    new = _new_codes(words, order)
+    if not _ascending(ids, order, new):
+        order = np.lexsort((ids, *words[::-1]))
+    return _from_sorted(codes, ids, order, new)
+
+
+def merge(segments):
+    """Return one segment with all items of several."""
+    codes = np.concatenate([segment.item_codes() for segment in segments])
+    return build(codes, np.concatenate([segment.ids for segment in segments]))
+
+
+def keep(segment, kept):
+    """Return the segment without some items; None if none is left.
+
+    Parameters
+    ----------
+    segment : Segment
+        The segment; it stays as it is.
+    kept : ndarray of shape (n_items,), bool
+        Which items to keep.
+
+    Returns
+    -------
+    segment : Segment or None
+        A new segment.
+    """
+    if not kept.any():
+        return None
+    code = np.repeat(np.arange(len(segment.sizes)), segment.sizes)[kept]
+    new = np.concatenate(([True], code[1:] != code[:-1]))
+    return _from_sorted(segment.codes(), segment.ids[kept], code, new, in_order=True)
+
+
+def distinct_rows(codes):
+    """Return the distinct rows in lexicographic order, and for every row the position of its like among them."""
+    words = _sort_words(codes)
+    order = _sort(words)
+    new = _new_codes(words, order)
+    position = np.empty(len(codes), dtype=np.int64)
+    position[order] = np.cumsum(new) - 1
+    return codes[order[new]], position
+
+
+def _sort(words):
+    """Return the stable order of rows."""
+    return np.argsort(words[0], kind="stable") if len(words) == 1 else np.lexsort(words[::-1])
+
+
+def _sort_words(codes):
+    """Return codes as 64-bit words, of which the first differing decides the order: (n_words, n), uint64."""
+    n, M = codes.shape
+    width = M * codes.itemsize
+    as_bytes = np.zeros((n, -(-width // 8) * 8), dtype=np.uint8)
+    as_bytes[:, :width] = codes.astype(codes.dtype.newbyteorder(">"), copy=False).view(np.uint8).reshape(n, width)
+    return np.ascontiguousarray(as_bytes.view(">u8").T).astype(np.uint64)
+
+
+def _from_sorted(codes, ids, order, new, in_order=False):
+    """Make a segment of rows `order` of the codes, a code beginning wherever `new` says."""
+    starts = np.flatnonzero(new)
+    counts = np.diff(starts, append=len(order))
+    if counts.max() > _MOST:  # store the code again for each further 255 items
+        again = -(-counts // _MOST)
+        nth = np.arange(again.sum()) - np.repeat(np.cumsum(again) - again, again)
+        starts = np.repeat(starts, again) + nth * _MOST
+        counts = np.diff(starts, append=len(order))
+    n_codes, M = len(starts), codes.shape[1]
+    B = -(-n_codes // BLOCK)
+    rows = np.full(B * BLOCK, order[starts[-1]])
+    rows[:n_codes] = order[starts]
+    blocks = _aligned(codes[rows].reshape(B, BLOCK, M).transpose(0, 2, 1))
+    sizes = counts.astype(np.uint8)
+    sampled = np.ascontiguousarray(starts[::SAMPLED], dtype=np.int64)
+    return Segment(blocks, *_runs(blocks), sizes, sampled, ids if in_order else ids[order])
+
+
+def _aligned(array):
+    """Copy an array to where no vector of 64 bytes crosses a cache line."""
+    buffer = np.empty(array.nbytes + 64, dtype=np.uint8)
+    start = -buffer.ctypes.data % 64
+    copied = buffer[start : start + array.nbytes].view(array.dtype).reshape(array.shape)
+    copied[...] = array
+    return copied
+
+
+def _restore(blocks, *others):
+    """Make a segment of what was pickled or copied."""
+    return Segment(_aligned(blocks), *others)
+
+
+@njit(nogil=True, cache=True)
+def _new_codes(words, order):
+    """Tell which of the ordered rows differ from the one before."""
+    new = np.ones(len(order), dtype=np.bool_)
+    for i in range(1, len(order)):
+        differs = False
+        for w in range(len(words)):
+            differs |= words[w, order[i]] != words[w, order[i - 1]]
+        new[i] = differs
+    return new
+
+
+@njit(nogil=True, cache=True)
+def _ascending(ids, order, new):
+    """Tell whether the ids of each code ascend."""
+    for i in range(1, len(order)):  # noqa: SIM110, as Numba has no all()
+        if not new[i] and ids[order[i]] < ids[order[i - 1]]:
+            return False
+    return True
+
+
+@njit(nogil=True, cache=True)
+def _runs(blocks):
+    """Return how many first parts each block shares, and where its run ends."""
+    B, M, _ = blocks.shape
+    shared = np.zeros(B, dtype=np.uint8)
+    until = np.empty(B, dtype=np.uint32)
+    for b in range(B):
+        m = 0
+        while m < min(M, 255) and blocks[b, m, 0] == blocks[b, m, BLOCK - 1]:
+            m += 1
+        shared[b] = m
+    for b in range(B - 1, -1, -1):
+        until[b] = b + 1
+        if b + 1 < B and shared[b] == shared[b + 1]:
+            equal = True
+            for m in range(shared[b]):
+                equal &= blocks[b, m, 0] == blocks[b + 1, m, 0]
+            if equal:
+                until[b] = until[b + 1]
+    return shared, until
