@@ -111,6 +111,39 @@ else:
 
 
 @intrinsic
+def mark_queries(typing_context, codes, bounds, K, M, sums, new_sums):
+    """Add the entries of one code to 64 queries' saturating sums, and mark the queries whose sums are below 255.
+
+    All but K and M are addresses: of the code's entries, one every 256 bytes, for M parts; of these parts' rounded
+    tables (M, K, 64); and of 64 sums before and after. LLVM lowers this to the vectors of any machine.
+    """
+    signature = types.uint64(types.uintp, types.uintp, types.intp, types.intp, types.uintp, types.uintp)
+
+    def codegen(context, builder, signature, arguments):
+        codes, bounds, K, M, sums, new_sums = arguments
+        add = cgutils.get_or_insert_function(
+            builder.module, ir.FunctionType(_VECTOR, [_VECTOR] * 2), "llvm.uadd.sat.v64i8"
+        )
+
+        def pointer(address):
+            return builder.inttoptr(address, _VECTOR.as_pointer())
+
+        total = cgutils.alloca_once_value(builder, builder.load(pointer(sums), align=1))
+        with cgutils.for_range(builder, M) as loop:
+            code = builder.add(codes, builder.mul(loop.index, ir.Constant(_I64, BLOCK)))
+            code = builder.zext(builder.load(builder.inttoptr(code, ir.IntType(8).as_pointer())), _I64)
+            row = builder.mul(builder.add(builder.mul(loop.index, K), code), ir.Constant(_I64, _LANES))
+            row = builder.load(pointer(builder.add(bounds, row)), align=1)
+            builder.store(builder.call(add, [builder.load(total), row]), total)
+        total = builder.load(total)
+        builder.store(total, pointer(new_sums), align=1)
+        full = ir.Constant(_VECTOR, [255] * _LANES)
+        return builder.bitcast(builder.icmp_unsigned("!=", total, full), _I64)
+
+    return signature, codegen
+
+
+@intrinsic
 def trailing_zeros(typing_context, word):
     """Return the position of the lowest bit that is set; the word is not zero."""
 

@@ -11,12 +11,13 @@ import numpy as np
 from joblib import effective_n_jobs
 
 from ._lookup import BLOCK, n_registers
-from .kernels import merge_nearest, scan_nearest, scan_radius
+from .kernels import TOGETHER, merge_nearest, scan_nearest, scan_nearest_together, scan_radius
 
 _TABLES = 2**22  # table entries at a time in each thread: 16 MB
 _BOUNDS = 2**19  # 8-bit entries at a time in each thread: half of a common L2 cache
 _KEYS = 2**21  # candidates at a time in each thread: 16 MB
 _FEW = 64  # queries a thread; with fewer, blocks of them may be too uneven to share out
+_ENOUGH_TOGETHER = 8  # queries; for fewer, float32 sums one by one are faster than 64 of 8 bits at once
 _WORTH_THREADS = 2**25  # 8-bit look-ups; fewer take less than half a millisecond, and threads do not pay
 _NONE = np.empty(0, np.int64), np.empty(0, np.float32), np.empty(0, np.int64)  # counts, distances, ids
 _SLOWER = 16  # what a look-up in float32 costs, in those of 8 bits
@@ -147,11 +148,21 @@ def _nothing(n_queries, k):
 
 def _scan_nearest(segments, tables, distances, ids, shard, n_shards):
     """Scan one of `n_shards` shares of each segment."""
-    least = tables.min(axis=2)
+    n_queries, _, K = tables.shape
+    registers = n_registers(K)
+    together = not registers and K <= 256 and n_queries >= _ENOUGH_TOGETHER
+    least, leading = tables.min(axis=2), tables[:, 0].argmin(axis=1)
     for segment in segments:
         first, last = (len(segment.blocks) * i // n_shards for i in (shard, shard + 1))
-        if first < last:
-            scan_nearest(*segment, tables, least, n_registers(tables.shape[2]), first, last, distances, ids)
+        if first == last:
+            continue
+        if not together:
+            scan_nearest(*segment, tables, least, leading, registers, first, last, distances, ids)
+            continue
+        stored = segment.blocks, segment.sizes, segment.sampled, segment.ids
+        for start in range(0, n_queries, TOGETHER):
+            q = slice(start, start + TOGETHER)
+            scan_nearest_together(*stored, tables[q], least[q], first, last, distances[q], ids[q])
 
 
 def _join(found, n_queries):

@@ -12,9 +12,10 @@ side.
 import numpy as np
 from numba import njit
 
-from ._lookup import BLOCK, bits_float, float_bits, mark_block, trailing_zeros
+from ._lookup import BLOCK, bits_float, float_bits, mark_block, mark_queries, trailing_zeros
 
 SAMPLED = 64  # codes from one stored sum of sizes to the next
+TOGETHER = 64  # queries whose sums are formed side by side where registers are not looked up in
 _CHUNK = 64  # blocks that all queries see in turn: 128 KB at M = 8, which stay in the L2 cache
 _TARGET = 254  # largest 8-bit sum that is not excluded
 _ROUNDING = 2.0**-23  # twice the relative error of a float32 operation
@@ -85,6 +86,15 @@ def _block_distances(table, blocks, b, out):
 
 
 @njit(nogil=True, cache=True)
+def _code_distance(table, blocks, block, i):
+    """Compute the distance of one code."""
+    distance = np.float32(0)
+    for m in range(blocks.shape[1]):
+        distance += table[m, blocks[block, m, i]]
+    return distance
+
+
+@njit(nogil=True, cache=True)
 def _mark_by_distance(distances, limit, masks):
     """Set bit i of the masks where a distance is at most the limit, and return their union."""
     union = np.uint64(0)
@@ -138,12 +148,10 @@ def _advance(
                     while mask:
                         i = 64 * w + np.int64(trailing_zeros(mask))
                         mask &= mask - np.uint64(1)
-                        distance = np.float32(0)
-                        for m in range(M):
-                            distance += table[m, blocks[block, m, i]]
+                        distance = _code_distance(table, blocks, block, i)
                         u = block * BLOCK + i
                         if distance <= limit and u < n_codes:
-                            keys[size] = (np.uint64(float_bits(distance)) << np.uint64(32)) | np.uint64(u)
+                            keys[size] = _key(distance, u)
                             size += 1
             block += 1
             if size > full:
@@ -158,6 +166,11 @@ def first_item(sizes, sampled, u):
     for v in range(u // SAMPLED * SAMPLED, u):
         start += sizes[v]
     return start
+
+
+@njit(nogil=True, cache=True)
+def _key(distance, position):
+    return (np.uint64(float_bits(distance)) << np.uint64(32)) | np.uint64(position)
 
 
 @njit(nogil=True, cache=True)
@@ -212,8 +225,13 @@ def _keep_nearest(keys, size, k, sizes, sampled, ids):
             _keep_lowest_ids(keys[:size], k, limit, sizes, sampled, ids)
         size = k
     if len(ids) == len(sizes):  # one item a code
-        return size, _distance_of(keys[:size].max()) if size == k else np.float32(np.inf)
-    keys[:size] = np.sort(keys[:size])
+        last = np.uint64(0)
+        for i in range(size):
+            last = max(last, keys[i])
+        return size, _distance_of(last) if size == k else np.float32(np.inf)
+    ascending = np.sort(keys[:size])
+    for i in range(size):  # Numba takes long to compile an assignment of arrays, for its errors
+        keys[i] = ascending[i]
     n_items = 0
     for i in range(size):
         n_items += sizes[_position_of(keys[i])]
@@ -239,7 +257,7 @@ def _keep_lowest_ids(keys, k, limit, sizes, sampled, ids):
         if _distance_of(keys[i]) == limit:
             keys[n_tied], keys[i] = keys[i], keys[n_tied]
             n_tied += 1
-    first = np.empty(n_tied - n_less, dtype=np.int64)
+    first = np.empty(n_tied - n_less, dtype=np.uint64)  # as all that is sorted here: a sort takes long to compile
     for i in range(len(first)):
         first[i] = ids[first_item(sizes, sampled, _position_of(keys[n_less + i]))]
     highest = np.sort(first)[k - n_less - 1]
@@ -262,7 +280,7 @@ def _expand(keys, sizes, sampled, ids, limit, out_distances, out_ids):
         while end < len(keys) and keys[end] >> np.uint64(32) == keys[i] >> np.uint64(32):
             n_tied += sizes[_position_of(keys[end])]
             end += 1
-        tied = np.empty(n_tied, dtype=np.int64)
+        tied = np.empty(n_tied, dtype=np.uint64)
         n_tied = 0
         for j in range(i, end):
             u = _position_of(keys[j])
@@ -309,8 +327,9 @@ def merge_nearest(distances, ids, other_distances, other_ids):
                 merged_distances[i] = other_distances[q, b]
                 merged_ids[i] = other_ids[q, b]
                 b += 1
-        distances[q] = merged_distances
-        ids[q] = merged_ids
+        for i in range(k):
+            distances[q, i] = merged_distances[i]
+            ids[q, i] = merged_ids[i]
 
 
 @njit(nogil=True, cache=True)
@@ -329,7 +348,7 @@ def _first_block(blocks, codeword):
 
 @njit(nogil=True, cache=True)
 def scan_nearest(
-    blocks, shared, until, sizes, sampled, ids, tables, least, n_registers, first, last, distances, out_ids
+    blocks, shared, until, sizes, sampled, ids, tables, least, leading, n_registers, first, last, distances, out_ids
 ):
     """Find the k nearest items of each query in some blocks of a segment, and merge them with what was found before.
 
@@ -341,6 +360,8 @@ def scan_nearest(
         Look-up tables.
     least : ndarray of shape (n_queries, M), float32
         The least entry of each part.
+    leading : ndarray of shape (n_queries,), int64
+        The codeword of the first part that is nearest to the query.
     n_registers : int
         From `_lookup.n_registers`; 0 sums in float32 instead.
     first, last : int
@@ -366,7 +387,7 @@ def scan_nearest(
     # Each query begins with codes whose first part is the nearest, so that its limit is soon a close one.
     begin = np.empty(n_queries, dtype=np.int64)
     for q in range(n_queries):
-        begin[q] = max(first, min(_first_block(blocks, np.argmin(tables[q, 0])), last - _CHUNK))
+        begin[q] = max(first, min(_first_block(blocks, leading[q]), last - _CHUNK))
     for chunk in range(first - _CHUNK, last, _CHUNK):
         for q in range(n_queries):
             if chunk < first:
@@ -390,12 +411,88 @@ def scan_nearest(
                             bound[q] = quantise(tables[q], least[q], nearer, q_bounds)
                 if block == begin[q] and chunk >= first:
                     block += _CHUNK
+    _merge_found(keys, size, sizes, sampled, ids, distances, out_ids)
+
+
+@njit(nogil=True, cache=True)
+def _merge_found(keys, size, sizes, sampled, ids, distances, out_ids):
+    """Merge the items of each query's keys with what was found before."""
+    k = distances.shape[1]
     found_distances = np.empty((1, k), dtype=np.float32)
     found_ids = np.empty((1, k), dtype=np.int64)
-    for q in range(n_queries):
-        size[q], _ = _keep_nearest(keys[q], size[q], k, sizes, sampled, ids)
-        n = _expand(np.sort(keys[q, : size[q]]), sizes, sampled, ids, k, found_distances[0], found_ids[0])
+    for q in range(len(keys)):
+        n, _ = _keep_nearest(keys[q], size[q], k, sizes, sampled, ids)
+        n = _expand(np.sort(keys[q, :n]), sizes, sampled, ids, k, found_distances[0], found_ids[0])
         merge_nearest(distances[q : q + 1], out_ids[q : q + 1], found_distances[:, :n], found_ids[:, :n])
+
+
+@njit(nogil=True, cache=True)
+def scan_nearest_together(blocks, sizes, sampled, ids, tables, least, first, last, distances, out_ids):
+    """Do as `scan_nearest` for up to 64 queries at a time, without look-ups in registers.
+
+    The rounded tables of all queries lie side by side, so that the entries of one codeword are one load, and the
+    vectors that any machine has add them up. Codes that begin like the one before share its first sums.
+
+    Parameters
+    ----------
+    blocks, sizes, sampled, ids, tables, least, first, last, distances, out_ids
+        As for `scan_nearest`; K is at most 256.
+    """
+    n_queries, M, K = tables.shape
+    k = distances.shape[1]
+    full = min(k, len(sizes)) + max(min(k, len(sizes)), 128)
+    keys = np.empty((n_queries, full + 1), dtype=np.uint64)
+    size = np.zeros(n_queries, dtype=np.int64)
+    limit = distances[:, k - 1].copy()
+    bounds = _aligned_bounds((M, K, TOGETHER))
+    bounds[0] = 255
+    column = np.empty((M, K), dtype=np.uint8)
+    for q in range(n_queries):
+        _set_column(bounds, q, quantise(tables[q], least[q], limit[q], column), column)
+    n_leading = min(2, M)
+    nothing = np.zeros(TOGETHER, dtype=np.uint8)
+    leading = np.empty(TOGETHER, dtype=np.uint8)
+    total = np.empty(TOGETHER, dtype=np.uint8)
+    rest_of_bounds = bounds.ctypes.data + np.uintp(n_leading * K * TOGETHER)
+    for block in range(first, last):
+        stale = True  # the sums over the leading parts
+        for i in range(min(BLOCK, len(sizes) - block * BLOCK)):
+            code = blocks.ctypes.data + np.uintp(block * M * BLOCK + i)
+            for m in range(n_leading):
+                stale |= i == 0 or blocks[block, m, i] != blocks[block, m, i - 1]
+            if stale:
+                mark_queries(code, bounds.ctypes.data, K, n_leading, nothing.ctypes.data, leading.ctypes.data)
+                stale = False
+            mask = mark_queries(
+                code + np.uintp(n_leading * BLOCK),
+                rest_of_bounds,
+                K,
+                M - n_leading,
+                leading.ctypes.data,
+                total.ctypes.data,
+            )
+            while mask:
+                q = np.int64(trailing_zeros(mask))
+                mask &= mask - np.uint64(1)
+                distance = _code_distance(tables[q], blocks, block, i)
+                if distance <= limit[q]:
+                    keys[q, size[q]] = _key(distance, block * BLOCK + i)
+                    size[q] += 1
+                    if size[q] > full:
+                        size[q], nearer = _keep_nearest(keys[q], size[q], k, sizes, sampled, ids)
+                        if nearer < limit[q]:
+                            limit[q] = nearer
+                            _set_column(bounds, q, quantise(tables[q], least[q], nearer, column), column)
+                            stale = True
+    _merge_found(keys, size, sizes, sampled, ids, distances, out_ids)
+
+
+@njit(nogil=True, cache=True)
+def _set_column(bounds, q, bound, column):
+    """Set the rounded table of query q, among tables that lie side by side; exclude all with a negative bound."""
+    for m in range(bounds.shape[0]):
+        for z in range(bounds.shape[1]):
+            bounds[m, z, q] = column[m, z] if bound >= 0 else np.uint8(255)
 
 
 @njit(nogil=True, cache=True)
@@ -431,8 +528,7 @@ def scan_radius(blocks, shared, until, sizes, sampled, ids, tables, least, n_reg
     for q in range(n_queries):
         if n_registers:
             bound = quantise(tables[q], least[q], limit, bounds)
-        block = 0
-        size = 0
+        block, size = np.int64(0), np.int64(0)  # a literal would compile what is called a second time
         while block < len(blocks):
             block, size = _advance(
                 blocks, shared, until, len(sizes), tables[q], bounds, n_registers, bound, limit,
@@ -440,7 +536,7 @@ def scan_radius(blocks, shared, until, sizes, sampled, ids, tables, least, n_reg
             )  # fmt: skip
             if size > len(keys) - BLOCK - 1:
                 keys = np.concatenate((keys, np.empty(len(keys), dtype=np.uint64)))
-        n_items = 0
+        n_items = np.int64(0)
         for i in range(size):
             n_items += sizes[_position_of(keys[i])]
         if end + n_items > len(found):
@@ -467,9 +563,9 @@ def all_distances(table, blocks, out):
     """
     scratch = np.empty(BLOCK, dtype=np.float32)
     for b in range(len(blocks)):
-        _block_distances(table, blocks, b, scratch)
-        n = min(BLOCK, len(out) - b * BLOCK)
-        out[b * BLOCK : b * BLOCK + n] = scratch[:n]
+        _block_distances(table, blocks, np.int64(b), scratch)
+        for i in range(min(BLOCK, len(out) - b * BLOCK)):
+            out[b * BLOCK + i] = scratch[i]
 
 
 @njit(nogil=True, cache=True)

@@ -84,7 +84,7 @@ problems = st.builds(
     K=st.sampled_from([2, 3, 16, 64, 65, 128, 129, 256, 257, 300]),
     D=st.integers(1, 4),
     n=st.integers(1, 60) | st.integers(250, 260) | st.integers(4000, 5000),
-    n_queries=st.integers(1, 6) | st.just(20),
+    n_queries=st.integers(1, 6) | st.sampled_from([20, 70]),
     n_distinct=st.sampled_from([1, 3, 50, 5000]),
     kind=st.sampled_from(["zero", "integers", 1e-20, 1e-15, 1e-6, 1.0, 1e6, 1e15]),
     n_portions=st.sampled_from([1, 1, 2, 7]),
@@ -97,7 +97,7 @@ class Search(NamedTuple):
     symmetric: bool
     n_threads: int
     shuffles: bool  # look-ups in registers, where the machine has such
-    few: int  # queries a thread below which threads share out the database
+    few: int  # queries below which threads share out the database, and queries are not summed together
 
     @contextmanager
     def chosen(self):
@@ -105,6 +105,7 @@ class Search(NamedTuple):
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr("skdpq._scan._WORTH_THREADS", 0)
             patch.setattr("skdpq._scan._FEW", self.few)
+            patch.setattr("skdpq._scan._ENOUGH_TOGETHER", self.few)
             if not self.shuffles:
                 patch.setattr("skdpq._scan.n_registers", lambda K: 0)
             yield {"n_jobs": self.n_threads}
@@ -174,12 +175,15 @@ def test_all_pairs_are_brute_force_without_oneself(problem, search, data):
 @pytest.mark.parametrize("n_distinct", [40, 30_000, 10**9])
 @pytest.mark.parametrize("kind", ["integers", 1.0])
 @pytest.mark.parametrize("K", [64, 256, 300])
-def test_a_database_of_many_chunks_of_blocks(K, kind, n_distinct):
+@pytest.mark.parametrize("shuffles", [True, False])
+@pytest.mark.parametrize("few", [1, 1000])
+def test_a_database_of_many_chunks_of_blocks(K, kind, n_distinct, shuffles, few):
     problem = Problem(3, 4, K, 2, 60_000, 3, n_distinct, kind, n_portions=3)
     for symmetric in (False, True):
         expected = problem.expected(symmetric)
         for k in (1, 10, 1000):
-            distances, ids = problem.index.kneighbors(problem.queries[symmetric], k, symmetric=symmetric)
+            with Search(symmetric, 1, shuffles, few).chosen():
+                distances, ids = problem.index.kneighbors(problem.queries[symmetric], k, symmetric=symmetric)
             all_bits_equal(ids, np.array([problem.ids[order[:k]] for _, order in expected]))
             all_bits_equal(distances, np.array([row[order[:k]] for row, order in expected]))
 
