@@ -1,11 +1,13 @@
 """Shares a search out: over blocks of queries, segments, and threads.
 
 With many queries each thread takes blocks of them; with few, threads share out the blocks of codes, and what they find
-is merged. Threads come from a pool that lives for one call, so nothing is left to break after a fork; joblib's own
-pool waits 10 ms for each call, a hundred times what a search takes.
+is merged. `n_jobs` is joblib's, the threads are not: joblib starts some for every call and looks after them every
+10 ms, a hundred times what a search takes.
 """
 
+import os
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 
 import numpy as np
 from joblib import effective_n_jobs
@@ -16,7 +18,7 @@ from .kernels import TOGETHER, merge_nearest, scan_nearest, scan_nearest_togethe
 _TABLES = 2**22  # table entries at a time in each thread: 16 MB
 _BOUNDS = 2**19  # 8-bit entries at a time in each thread: half of a common L2 cache
 _KEYS = 2**21  # candidates at a time in each thread: 16 MB
-_FEW = 64  # queries a thread; with fewer, blocks of them may be too uneven to share out
+_FEW = 4  # queries a thread; fewer may be too uneven to share out
 _ENOUGH_TOGETHER = 8  # queries; for fewer, float32 sums one by one are faster than 64 of 8 bits at once
 _WORTH_THREADS = 2**25  # 8-bit look-ups; fewer take less than half a millisecond, and threads do not pay
 _NONE = np.empty(0, np.int64), np.empty(0, np.float32), np.empty(0, np.int64)  # counts, distances, ids
@@ -42,10 +44,13 @@ def query_blocks(n_queries, M, K, k=1, n_threads=1):
     blocks : list of slice
         Consecutive slices.
     """
-    size = min(-(-n_queries // n_threads), _TABLES // (M * K), _KEYS // (2 * k + BLOCK))
+    size = min(_TABLES // (M * K), _KEYS // (2 * k + BLOCK))
     if n_registers(K):
         size = min(size, _BOUNDS // (M * 64 * n_registers(K)))
-    size = max(1, size)  # scikit-learn's gen_batches takes longer to validate it than a small search takes
+    n_blocks = -(-n_queries // max(1, size))
+    n_blocks = -(-n_blocks // n_threads) * n_threads  # as many for each thread
+    size = max(1, -(-n_queries // max(1, n_blocks)))
+    # scikit-learn's gen_batches takes longer to validate this than a small search takes
     return [slice(start, min(start + size, n_queries)) for start in range(0, n_queries, size)]
 
 
@@ -133,12 +138,32 @@ def _n_threads(segments, n_queries, M, K, n_jobs):
 
 
 def _run(function, arguments, n_threads):
-    """Call a function with each argument, on threads, and return the results in order."""
+    """Call a function with each argument, on this thread and others of the pool, and return the results in order."""
     arguments = list(arguments)
-    if min(n_threads, len(arguments)) <= 1:
-        return [function(argument) for argument in arguments]
-    with ThreadPoolExecutor(min(n_threads, len(arguments))) as pool:
-        return list(pool.map(function, arguments))
+    results = [None] * len(arguments)
+    left = iter(range(len(arguments)))  # shared by the threads, each of which takes the next
+
+    def work():
+        for i in left:
+            results[i] = function(arguments[i])
+
+    others = [_pool().submit(work) for _ in range(min(n_threads, len(arguments)) - 1)]
+    try:
+        work()
+    finally:
+        for other in others:
+            other.result()
+    return results
+
+
+@cache
+def _pool():
+    """Return threads that sleep until they are needed: to start them takes longer than a search may take."""
+    return ThreadPoolExecutor(thread_name_prefix="skdpq")
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_pool.cache_clear)  # a fork has none of the threads
 
 
 def _nothing(n_queries, k):

@@ -118,11 +118,12 @@ def _advance(
     """
     M = blocks.shape[1]
     width = bounds.shape[1]
+    bounded = n_registers > 0 and limit < np.inf
     while block < last:
         end = min(np.int64(until[block]), last)
         n_shared = np.int64(0)
         left = np.int64(bound)
-        if n_registers:
+        if bounded:
             n_shared = np.int64(shared[block])
             for m in range(n_shared):
                 left -= bounds[m, blocks[block, m, 0]]
@@ -130,7 +131,7 @@ def _advance(
                 block = end
                 continue
         while block < end:
-            if n_registers:
+            if bounded:
                 found = mark_block(
                     n_registers,
                     blocks.ctypes.data + np.uintp((block * M + n_shared) * BLOCK),
@@ -148,7 +149,7 @@ def _advance(
                     while mask:
                         i = 64 * w + np.int64(trailing_zeros(mask))
                         mask &= mask - np.uint64(1)
-                        distance = _code_distance(table, blocks, block, i)
+                        distance = _code_distance(table, blocks, block, i) if bounded else scratch[i]
                         u = block * BLOCK + i
                         if distance <= limit and u < n_codes:
                             keys[size] = _key(distance, u)
@@ -215,6 +216,13 @@ def _keep_nearest(keys, size, k, sizes, sampled, ids):
 
     Returns how many they are, at most k, and the largest distance that an item of interest may have.
     """
+    # Where codes have many items, a few of the nearest codes are likely to do.
+    few = np.int64(8 + 2 * k * len(sizes) // len(ids))
+    if few < min(k, size):
+        _select(keys[:size], few)
+        n_kept, limit = _cut(keys[:few], k, sizes)
+        if limit < _distance_of(keys[few - 1]):
+            return n_kept, limit
     if size > k:
         _select(keys[:size], k)
         limit = _distance_of(keys[k - 1])
@@ -224,24 +232,30 @@ def _keep_nearest(keys, size, k, sizes, sampled, ids):
         if n_tied:
             _keep_lowest_ids(keys[:size], k, limit, sizes, sampled, ids)
         size = k
-    if len(ids) == len(sizes):  # one item a code
-        last = np.uint64(0)
-        for i in range(size):
-            last = max(last, keys[i])
-        return size, _distance_of(last) if size == k else np.float32(np.inf)
-    ascending = np.sort(keys[:size])
-    for i in range(size):  # Numba takes long to compile an assignment of arrays, for its errors
+    if len(ids) > len(sizes):
+        return _cut(keys[:size], k, sizes)
+    last = np.uint64(0)
+    for i in range(size):
+        last = max(last, keys[i])
+    return size, _distance_of(last) if size == k else np.float32(np.inf)
+
+
+@njit(nogil=True, cache=True)
+def _cut(keys, k, sizes):
+    """Sort keys, and return how many of them hold k items, with all at the same distance, and what that distance is."""
+    ascending = np.sort(keys)
+    for i in range(len(keys)):  # Numba takes long to compile an assignment of arrays, for its errors
         keys[i] = ascending[i]
     n_items = 0
-    for i in range(size):
+    for i in range(len(keys)):
         n_items += sizes[_position_of(keys[i])]
         if n_items >= k:
             limit = _distance_of(keys[i])
             end = i + 1
-            while end < size and _distance_of(keys[end]) == limit:
+            while end < len(keys) and _distance_of(keys[end]) == limit:
                 end += 1
             return end, limit
-    return size, np.float32(np.inf)
+    return len(keys), np.float32(np.inf)
 
 
 @njit(nogil=True, cache=True)
@@ -269,30 +283,41 @@ def _keep_lowest_ids(keys, k, limit, sizes, sampled, ids):
 
 
 @njit(nogil=True, cache=True)
-def _expand(keys, sizes, sampled, ids, limit, out_distances, out_ids):
-    """Write the items of codes whose keys are sorted, by (distance, id), until `limit`; return how many there are."""
-    n = 0
+def _lowest_ids(keys, most, sizes, sampled, ids):
+    """Return the lowest ids among the items of some codes, ascending and at most so many."""
+    n = np.int64(0)
+    for key in keys:
+        n += min(sizes[_position_of(key)], most)
+    lowest = np.empty(n, dtype=np.uint64)
+    n = np.int64(0)
+    in_order = True
+    for key in keys:
+        start = first_item(sizes, sampled, _position_of(key))
+        if n >= most and np.uint64(ids[start]) > lowest[most - 1]:
+            continue  # so do all but the first of a code that is stored more than once
+        in_order &= n == 0 or np.uint64(ids[start]) > lowest[n - 1]
+        for item in range(start, start + min(sizes[_position_of(key)], most)):
+            lowest[n] = ids[item]
+            n += 1
+        if n > most or (n == most and not in_order):
+            _select(lowest[:n], most)
+            n = most
+            in_order = False
+    return lowest[:n] if in_order else np.sort(lowest[:n])
+
+
+@njit(nogil=True, cache=True)
+def _expand(keys, sizes, sampled, ids, most, out_distances, out_ids):
+    """Write the items of codes whose keys are sorted, by (distance, id), at most so many; return how many there are."""
+    n = np.int64(0)
     i = 0
-    while i < len(keys) and n < limit:
-        distance = _distance_of(keys[i])
-        end = i
-        n_tied = 0
+    while i < len(keys) and n < most:
+        end = i + 1
         while end < len(keys) and keys[end] >> np.uint64(32) == keys[i] >> np.uint64(32):
-            n_tied += sizes[_position_of(keys[end])]
             end += 1
-        tied = np.empty(n_tied, dtype=np.uint64)
-        n_tied = 0
-        for j in range(i, end):
-            u = _position_of(keys[j])
-            start = first_item(sizes, sampled, u)
-            for item in range(start, start + sizes[u]):
-                tied[n_tied] = ids[item]
-                n_tied += 1
-        if end - i > 1:
-            tied = np.sort(tied)
-        for j in range(min(n_tied, limit - n)):
-            out_distances[n] = distance
-            out_ids[n] = tied[j]
+        for item in _lowest_ids(keys[i:end], most - n, sizes, sampled, ids):
+            out_distances[n] = _distance_of(keys[i])
+            out_ids[n] = item
             n += 1
         i = end
     return n
@@ -422,7 +447,11 @@ def _merge_found(keys, size, sizes, sampled, ids, distances, out_ids):
     found_ids = np.empty((1, k), dtype=np.int64)
     for q in range(len(keys)):
         n, _ = _keep_nearest(keys[q], size[q], k, sizes, sampled, ids)
-        n = _expand(np.sort(keys[q, :n]), sizes, sampled, ids, k, found_distances[0], found_ids[0])
+        nearest = np.sort(keys[q, :n])
+        if distances[q, 0] == np.inf:
+            _expand(nearest, sizes, sampled, ids, k, distances[q], out_ids[q])
+            continue
+        n = _expand(nearest, sizes, sampled, ids, k, found_distances[0], found_ids[0])
         merge_nearest(distances[q : q + 1], out_ids[q : q + 1], found_distances[:, :n], found_ids[:, :n])
 
 
