@@ -1,4 +1,4 @@
-"""What an index costs besides searching: building, adding, removing, memory, and compilation.
+"""What an index costs besides searching: building, adding, removing, memory, compilation; and its kernel alone.
 
     python benchmarks/index.py
     python benchmarks/index.py --n 1000000
@@ -23,10 +23,12 @@ from concurrent.futures import ProcessPoolExecutor
 
 import numba
 import numpy as np
+from numba import njit
 from sklearn.frozen import FrozenEstimator
 
 import skdpq
 from skdpq import DPQNeighbors, ProductQuantizer
+from skdpq._lookup import BLOCK, HAS_SHUFFLES, mark_block, n_registers
 from skdpq.index import CodeIndex
 
 M, K, D = 8, 256, 8
@@ -74,8 +76,37 @@ def restart_peak():
         file.write("5")
 
 
+@njit
+def mark_all(blocks, bounds, registers, masks):
+    """Compare all blocks a hundred times with one query's bounds, which none of them meets."""
+    M = blocks.shape[1]
+    for _ in range(100):
+        for b in range(len(blocks)):
+            start = blocks.ctypes.data + np.uintp(b * M * BLOCK)
+            mark_block(registers, start, bounds.ctypes.data, M, np.uint8(0), masks.ctypes.data)
+
+
+def measure_kernel(K):
+    """Return ns a code of the look-ups in registers, on codes that stay in the L1 cache."""
+    rng = np.random.default_rng(0)
+    index = CodeIndex(np.zeros((M, K, 1)))
+    index.add(rng.integers(0, K, (12 * BLOCK, M)))
+    blocks = index.segments[0].blocks
+    registers = n_registers(K)
+    buffer = np.ones(M * 64 * registers + 64, dtype=np.uint8)
+    bounds = buffer[-buffer.ctypes.data % 64 :][: M * 64 * registers]
+    masks = np.empty(4, dtype=np.uint64)
+    mark_all(blocks, bounds, registers, masks)
+    times = []
+    for _ in range(200):
+        start = time.perf_counter()
+        mark_all(blocks, bounds, registers, masks)
+        times.append(time.perf_counter() - start)
+    return np.median(times) / (100 * len(blocks) * BLOCK) * 1e9
+
+
 def measure_memory(n):
-    """Return bytes an item: of the index, of building it at most, and bytes of searching at most."""
+    """Return bytes an item: of the index, of building it at most; bytes of searching at most; ms of one query."""
     warm_up = CodeIndex(random_codes(1)[1])
     warm_up.add(random_codes(5000)[0])
     queries = np.random.default_rng(1).normal(size=(256, M * D)).astype(np.float32)
@@ -87,14 +118,20 @@ def measure_memory(n):
     index.add(codes)
     build = peak() - before
     index_size = held() - before
-    searches = []
+    searches, times = [], []
     for n_jobs in (1, 2):
         before = held()
         restart_peak()
         index.kneighbors(queries, 100, symmetric=False, n_jobs=n_jobs)
         searches.append(peak() - before)
+        calls = []
+        for query in queries[:50]:
+            start = time.perf_counter()
+            index.kneighbors(query[np.newaxis], 10, symmetric=False, n_jobs=n_jobs)
+            calls.append(time.perf_counter() - start)
+        times.append(np.median(calls) * 1e3)
     arrays = sum(array.nbytes for segment in index.segments for array in segment)
-    return arrays / n, index_size / n, build / n, searches
+    return arrays / n, index_size / n, build / n, searches, times
 
 
 def measure_updates(n):
@@ -166,13 +203,17 @@ def main():
 
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(1, mp_context=context) as pool:
-        arrays, index_size, build, searches = pool.submit(measure_memory, options.n).result()
+        arrays, index_size, build, searches, times = pool.submit(measure_memory, options.n).result()
     over = arrays / (M + 8) - 1
     print(
         f"\n{options.n} codes: index of {arrays:.2f} bytes an item, {over:.1%} over {M + 8} bytes of code and id "
         f"(resident {index_size:.2f}); at most {build:.1f} while building"
     )
     print(f"256 queries, k=100: {searches[0] / 2**20:.0f} MiB on one thread, {searches[1] / 2**20:.0f} MiB on two")
+    print(f"one query, k=10: {times[0]:.2f} ms on one thread, {times[1]:.2f} ms on two")
+    if HAS_SHUFFLES:
+        kernels = ", ".join(f"K={K}: {measure_kernel(K):.3f} ns a code" for K in (64, 128, 256))
+        print(f"\nthe kernel alone, M={M}, one thread: {kernels}")
 
 
 if __name__ == "__main__":

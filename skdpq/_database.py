@@ -77,8 +77,9 @@ class DatabaseMixin:
             elif _is_text(y) != _is_text(classes):
                 raise ValueError(f"Expected labels of the kind of {classes.dtype}, as in the database, got {y.dtype}.")
             else:
-                merged = np.union1d(classes, y)
-                old = np.where(self.labels_ < 0, -1, np.searchsorted(merged, classes)[self.labels_])
+                merged, old = np.union1d(classes, y), self.labels_
+                if len(merged) > len(classes):
+                    old = np.where(old < 0, -1, np.searchsorted(merged, classes)[old])
                 classes = merged
             labels = np.concatenate((old, np.searchsorted(classes, y)))
         elif classes is not None:

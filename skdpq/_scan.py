@@ -19,8 +19,11 @@ _TABLES = 2**22  # table entries at a time in each thread: 16 MB
 _BOUNDS = 2**19  # 8-bit entries at a time in each thread: half of a common L2 cache
 _KEYS = 2**21  # candidates at a time in each thread: 16 MB
 _FEW = 4  # queries a thread; fewer may be too uneven to share out
+_FEW_FOR_MEMORY = 32  # the same where codes come from memory, whose speed the threads share
+_CACHE = 2**24  # bytes of codes that may stay in the last cache
 _ENOUGH_TOGETHER = 8  # queries; for fewer, float32 sums one by one are faster than 64 of 8 bits at once
-_WORTH_THREADS = 2**25  # 8-bit look-ups; fewer take less than half a millisecond, and threads do not pay
+_WORTH_THREADS = 2**24  # 8-bit look-ups; fewer take less than a quarter of a millisecond, and threads do not pay
+_QUERY = 2**18  # what a query costs besides, in 8-bit look-ups
 _NONE = np.empty(0, np.int64), np.empty(0, np.float32), np.empty(0, np.int64)  # counts, distances, ids
 _SLOWER = 16  # what a look-up in float32 costs, in those of 8 bits
 
@@ -87,10 +90,9 @@ def nearest(segments, make_tables, n_queries, M, K, k, n_jobs):
         _scan_nearest(segments, tables, *found, shard, n_threads)
         return found
 
-    if n_queries >= _FEW * n_threads:
+    few = _FEW if _n_codes(segments) * M < _CACHE else _FEW_FOR_MEMORY
+    if n_threads == 1 or n_queries >= few * n_threads:
         _run(search, query_blocks(n_queries, M, K, k, n_threads), n_threads)
-    elif n_threads == 1:
-        _run(search, query_blocks(n_queries, M, K, k), 1)
     else:
         for queries in query_blocks(n_queries, M, K, k):
             tables = make_tables(queries)
@@ -132,9 +134,12 @@ def within_radius(segments, make_tables, n_queries, M, K, limit, n_jobs):
 
 def _n_threads(segments, n_queries, M, K, n_jobs):
     """Return how many threads to use: one where there is little to do."""
-    n_codes = sum(len(segment.sizes) for segment in segments)
-    worth = n_queries * n_codes * M * (1 if n_registers(K) else _SLOWER) >= _WORTH_THREADS
-    return effective_n_jobs(n_jobs) if worth else 1
+    work = n_queries * (_n_codes(segments) * M * (1 if n_registers(K) else _SLOWER) + _QUERY)
+    return effective_n_jobs(n_jobs) if work >= _WORTH_THREADS else 1
+
+
+def _n_codes(segments):
+    return sum(len(segment.sizes) for segment in segments)
 
 
 def _run(function, arguments, n_threads):

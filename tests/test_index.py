@@ -105,6 +105,7 @@ class Search(NamedTuple):
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr("skdpq._scan._WORTH_THREADS", 0)
             patch.setattr("skdpq._scan._FEW", self.few)
+            patch.setattr("skdpq._scan._FEW_FOR_MEMORY", self.few)
             patch.setattr("skdpq._scan._ENOUGH_TOGETHER", self.few)
             if not self.shuffles:
                 patch.setattr("skdpq._scan.n_registers", lambda K: 0)
