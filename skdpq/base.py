@@ -1,31 +1,26 @@
 """BaseDPQ: the parameters, the fitting and the encoding that DPQTransformer and DPQClassifier share."""
 
 import copy
-import math
 from numbers import Integral, Real
 
 import numpy as np
 import torch
 from sklearn.base import BaseEstimator, _fit_context
-from sklearn.model_selection import train_test_split
-from sklearn.preprocessing import StandardScaler
-from sklearn.utils import check_random_state, compute_class_weight, gen_batches
+from sklearn.utils import gen_batches
 from sklearn.utils._param_validation import Interval, StrOptions
-from sklearn.utils.multiclass import check_classification_targets
-from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
+from sklearn.utils.validation import check_is_fitted, validate_data
 
 from ._atomic import all_or_nothing
-from ._environment import check_device, seeded_globally, threads_for
+from ._environment import check_device
+from ._fitting import FittingMixin
 from .codes import code_dtype
 from .network import DPQNetwork, concatenate_parts
-from .quantizer import QuantizerMixin, compression_ratio
-from .training import TERMS, train
+from .quantizer import QuantizerMixin
 
-_AUTO_STEPS, _AUTO_EPOCHS = 500, 15  # what max_iter="auto" runs at least
 _BLOCK = 2**24  # entries of p (M, B, K) computed at a time outside training: 64 MB in float32
 
 
-class BaseDPQ(QuantizerMixin, BaseEstimator):
+class BaseDPQ(FittingMixin, QuantizerMixin, BaseEstimator):
     """Base class of the estimators that learn a DPQ network; see `DPQTransformer` for the parameters."""
 
     _parameter_constraints: dict = {
@@ -47,10 +42,11 @@ class BaseDPQ(QuantizerMixin, BaseEstimator):
         "batch_size": [Interval(Integral, 1, None, closed="left")],
         "max_iter": [Interval(Integral, 1, None, closed="left"), StrOptions({"auto"})],
         "tol": [Interval(Real, 0, None, closed="left")],
-        "early_stopping": ["boolean"],
+        "early_stopping": ["boolean", StrOptions({"auto"})],
         "validation_fraction": [Interval(Real, 0, 1, closed="neither")],
         "n_iter_no_change": [Interval(Integral, 1, None, closed="left")],
         "class_weight": [dict, StrOptions({"balanced"}), None],
+        "warm_start": ["boolean"],
         "output": [StrOptions({"soft", "hard", "codes"})],
         "random_state": ["random_state"],
         "device": [str, torch.device],
@@ -78,10 +74,11 @@ class BaseDPQ(QuantizerMixin, BaseEstimator):
         batch_size=256,
         max_iter="auto",
         tol=1e-4,
-        early_stopping=False,
+        early_stopping="auto",
         validation_fraction=0.1,
         n_iter_no_change=10,
         class_weight=None,
+        warm_start=False,
         output="soft",
         random_state=None,
         device="auto",
@@ -109,117 +106,84 @@ class BaseDPQ(QuantizerMixin, BaseEstimator):
         self.validation_fraction = validation_fraction
         self.n_iter_no_change = n_iter_no_change
         self.class_weight = class_weight
+        self.warm_start = warm_start
         self.output = output
         self.random_state = random_state
         self.device = device
         self.verbose = verbose
 
     @_fit_context(prefer_skip_nested_validation=True)
-    def fit(self, X, y, sample_weight=None):
+    def fit(self, X, y, sample_weight=None, *, X_val=None, y_val=None, sample_weight_val=None):
         """Learn the network on samples and their labels (section 3).
 
         Parameters
         ----------
         X : array-like of shape (n_samples, n_features), or (n_samples, ...) with a backbone
-            Training data.
+            Training data. Beyond 256 MB in float32 it is converted a part at a time in each epoch, so it may be a
+            memory map that does not fit into memory.
         y : array-like of shape (n_samples,)
             Class labels, at least two classes.
         sample_weight : array-like of shape (n_samples,), default=None
             Non-negative weights; each term of the objective is the weighted mean over a batch.
+        X_val : array-like like X, default=None
+            Data to validate on, instead of a part of X; see `early_stopping`.
+        y_val : array-like of shape (n_validation_samples,), default=None
+            Their labels, all of which are in y.
+        sample_weight_val : array-like of shape (n_validation_samples,), default=None
+            Their weights in the score.
 
         Returns
         -------
         self : object
-            Fitted estimator. If anything is raised, the estimator is as it was.
+            Fitted estimator. If anything is raised, the estimator is as it was. If training is interrupted
+            (KeyboardInterrupt) after an epoch or more, it is fitted as far as it got, with a warning.
 
         Raises
         ------
         ValueError
             If X or y are not as described, a parameter is invalid, or training diverges.
+
+        Warns
+        -----
+        ConvergenceWarning
+            If `max_iter` is a number, and was reached while the loss, or validation score, still improved.
         """
+        validation = X_val, y_val, sample_weight_val
         with all_or_nothing(self) as draft:
-            draft._fit(X, y, sample_weight)
+            draft._fit(X, y, sample_weight, validation)
         return self
 
-    def _fit(self, X, y, sample_weight):
-        X, y = validate_data(self, X, y, dtype="numeric", allow_nd=self.backbone is not None)
-        check_classification_targets(y)
-        hidden_layer_sizes = _check_layer_sizes(self.hidden_layer_sizes, "hidden_layer_sizes")
-        part_layer_sizes = _check_layer_sizes(self.part_layer_sizes, "part_layer_sizes")
-        device = check_device(self.device)
-        sample_weight = _check_sample_weight(
-            sample_weight, X, dtype=np.float64, ensure_non_negative=True, allow_all_zero_weights=False
-        )
-        self.classes_, y = np.unique(y, return_inverse=True)
-        class_weight = compute_class_weight(
-            self.class_weight, classes=self.classes_, y=self.classes_[y], sample_weight=sample_weight
-        )
-        weight = sample_weight * class_weight[y]
-        if not weight.all():  # a sample of weight zero is a sample that is not there
-            kept = weight > 0
-            X, y, weight, sample_weight = X[kept], y[kept], weight[kept], sample_weight[kept]
-        if len(np.unique(y)) < 2:
-            raise ValueError(
-                f"{type(self).__name__} needs samples of at least 2 classes with positive weight; "
-                f"the data contain only one class: {self.classes_[y[0]]!r}."
-            )
-        random_state = check_random_state(self.random_state)
-        generator = torch.Generator().manual_seed(int(random_state.randint(2**31 - 1)))
+    @_fit_context(prefer_skip_nested_validation=True)
+    def partial_fit(self, X, y, classes=None, sample_weight=None):
+        """Learn from some samples in one pass, going on from where the estimator is.
 
-        self.input_shape_ = X.shape[1:]
-        self.backbone_ = copy.deepcopy(self.backbone)
-        self.mean_, self.scale_ = (None, None) if self.backbone is not None else _standardisation(X, sample_weight)
-        # A problem of one batch costs as little in float64, and is then reproducible to rounding whatever the order
-        # or multiplicity of its samples.
-        single_batch = len(X) <= self.batch_size and X.dtype not in (np.float16, np.float32)
-        dtype = torch.float64 if single_batch and self.backbone is None and device.type != "mps" else torch.float32
-        self.architecture_ = {
-            "n_units": X.shape[1] if self.backbone is None else _output_width(self.backbone_, X),
-            "n_classes": len(self.classes_),
-            "M": self.M,
-            "K": self.K,
-            "D": self.D,
-            "hidden_layer_sizes": hidden_layer_sizes,
-            "part_layer_sizes": part_layer_sizes,
-        }
-        network = DPQNetwork(**self.architecture_, backbone=self.backbone_).to(dtype)
-        network.initialise(generator)
-        network.to(device)
+        The learning rate is constant, and class_weight="balanced" is refused, as both would need to know what is to
+        come. Features are standardised by what has been seen so far.
 
-        data = [self._to_tensor(X, dtype), torch.from_numpy(y), torch.from_numpy(weight).to(dtype)]
-        data = [tensor.to(device) for tensor in data]
-        validation = None
-        if self.early_stopping:
-            kept, held_out = train_test_split(
-                np.arange(len(y)), test_size=self.validation_fraction, stratify=y, random_state=random_state
-            )
-            validation = [tensor[torch.from_numpy(held_out).to(device)] for tensor in data]
-            data = [tensor[torch.from_numpy(kept).to(device)] for tensor in data]
-        seeded = seeded_globally(generator, device, enabled=self.backbone is not None or self.augment is not None)
-        with seeded, threads_for(network, min(self.batch_size, len(X))):
-            history = train(
-                network,
-                *data,
-                validation=validation,
-                loss_weights={name: getattr(self, f"{name}_weight") for name in TERMS},
-                learning_rate=self.learning_rate,
-                weight_decay=self.weight_decay,
-                batch_size=self.batch_size,
-                max_iter=self._n_epochs(len(data[0])),
-                tol=self.tol,
-                n_iter_no_change=self.n_iter_no_change,
-                augment=self.augment,
-                generator=generator,
-                verbose=bool(self.verbose),
-            )
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features), or (n_samples, ...) with a backbone
+            Training data; one sample or more.
+        y : array-like of shape (n_samples,)
+            Class labels.
+        classes : array-like of shape (n_classes,), default=None
+            All labels that may come. Required at the first call, and the same or None at later ones.
+        sample_weight : array-like of shape (n_samples,), default=None
+            Non-negative weights.
 
-        network.to("cpu")  # also the backbone, which is a module of the network
-        self.parameters_ = {
-            name: tensor.numpy() for name, tensor in network.state_dict().items() if not name.startswith("backbone.")
-        }
-        self.loss_curve_, self.validation_scores_ = history
-        self.n_iter_ = len(self.loss_curve_["loss"])
-        self.compression_ratio_ = compression_ratio(math.prod(self.input_shape_), self.M, self.K)
+        Returns
+        -------
+        self : object
+            The estimator. If anything is raised, it is as it was.
+
+        Raises
+        ------
+        ValueError
+            If the data are invalid or have labels that are not in `classes`, or at the first call without `classes`.
+        """
+        with all_or_nothing(self) as draft:
+            draft._partial_fit(X, y, classes, sample_weight)
+        return self
 
     def soft(self, X):
         """Compute the soft representation (equations 1 and 3), intra-normalised with ``intra_norm=True``.
@@ -322,54 +286,11 @@ class BaseDPQ(QuantizerMixin, BaseEstimator):
         network.backbone = self.backbone_ if device.type == "cpu" else copy.deepcopy(self.backbone_)
         return network.to(device).eval()
 
-    def _to_tensor(self, X, dtype):
-        """Convert samples to a tensor that shares no memory with X, block by block, standardised without a backbone."""
-        precise = np.float32 if X.dtype in (np.float16, np.float32) else np.float64
-        tensor = torch.empty(X.shape, dtype=dtype)
-        for block in gen_batches(len(X), 8192):
-            values = X[block].astype(precise, copy=False)
-            if self.mean_ is not None:
-                values = (values - self.mean_.astype(precise)) / self.scale_.astype(precise)
-            tensor[block] = torch.from_numpy(np.require(values, requirements="W"))
-        return tensor
-
-    def _n_epochs(self, n_samples):
-        if self.max_iter != "auto":
-            return self.max_iter
-        return max(_AUTO_EPOCHS, math.ceil(_AUTO_STEPS / math.ceil(n_samples / self.batch_size)))
-
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()
         tags.target_tags.required = True
         tags.input_tags.three_d_array = self.backbone is not None
         return tags
-
-
-def _check_layer_sizes(sizes, name):
-    sizes = tuple(np.asarray(sizes).ravel().tolist())
-    if not all(isinstance(size, Integral) and size > 0 for size in sizes):
-        raise ValueError(f"{name} must hold positive integers, got {sizes}.")
-    return sizes
-
-
-def _standardisation(X, sample_weight):
-    """Return the weighted mean and standard deviation of the features, computed block by block."""
-    scaler = StandardScaler()
-    for block in gen_batches(len(X), 8192):
-        scaler.partial_fit(X[block], sample_weight=sample_weight[block])
-    if not np.isfinite(scaler.scale_).all():
-        raise ValueError("Expected X of finite variance, got values too large for it.")
-    return scaler.mean_, scaler.scale_
-
-
-def _output_width(backbone, X):
-    """Return the number of units that the backbone gives for a sample."""
-    backbone.to("cpu").eval()
-    with torch.no_grad():
-        output = backbone(torch.from_numpy(X[:2].astype(np.float32)))
-    if output.ndim != 2 or len(output) != len(X[:2]):
-        raise ValueError(f"Expected a backbone that returns (n_samples, n_units), got {tuple(output.shape)}.")
-    return output.shape[1]
 
 
 def _normalise(vectors):

@@ -37,7 +37,8 @@ early_stopping, validation_fraction, n_iter_no_change, class_weight, output, ran
     intercept_ : ndarray of shape (n_classes,), or (1,) for two classes
         Its bias b.
     codebooks_, classes_, class_centers_, n_iter_, loss_curve_, validation_scores_, compression_ratio_, parameters_, \
-architecture_, backbone_, mean_, scale_, input_shape_, n_features_in_, feature_names_in_
+architecture_, backbone_, mean_, scale_, var_, n_samples_seen_, optimizer_state_, input_shape_, n_features_in_, \
+feature_names_in_
         See `DPQTransformer`.
 
     See Also
@@ -87,10 +88,11 @@ architecture_, backbone_, mean_, scale_, input_shape_, n_features_in_, feature_n
         batch_size=256,
         max_iter="auto",
         tol=1e-4,
-        early_stopping=False,
+        early_stopping="auto",
         validation_fraction=0.1,
         n_iter_no_change=10,
         class_weight=None,
+        warm_start=False,
         representation="hard",
         output="soft",
         random_state=None,
@@ -120,6 +122,7 @@ architecture_, backbone_, mean_, scale_, input_shape_, n_features_in_, feature_n
             validation_fraction=validation_fraction,
             n_iter_no_change=n_iter_no_change,
             class_weight=class_weight,
+            warm_start=warm_start,
             output=output,
             random_state=random_state,
             device=device,

@@ -2,9 +2,11 @@
 
 import copy
 import math
+import warnings
 from typing import NamedTuple
 
 import torch
+from sklearn.exceptions import ConvergenceWarning
 
 from . import losses
 
@@ -93,21 +95,20 @@ def objective(network, x, y, weight, loss_weights):
 
 def train(
     network,
-    X,
-    y,
-    weight,
+    batches,
     *,
     validation,
     loss_weights,
     learning_rate,
     weight_decay,
-    batch_size,
     max_iter,
     tol,
     n_iter_no_change,
     augment,
     generator,
     verbose,
+    warn,
+    watch,
 ):
     """Train the network in place.
 
@@ -115,16 +116,16 @@ def train(
     ----------
     network : DPQNetwork
         Initialised, on its device.
-    X, y, weight : Tensor of shape (n, ...), (n,) int64, (n,)
-        Training data, class indices and positive sample weights, on the network's device.
+    batches : InMemory or Streamed
+        Source of the training batches (`_batches`).
     validation : tuple of Tensor or None
         X, y and weight to validate on after each epoch; the weights that score best there are kept.
     loss_weights : dict of str to float
         Weight of every term of `TERMS`.
     learning_rate, weight_decay : float
         Of AdamW; the decay acts on weights of layers, not on biases, codebooks or class centers.
-    batch_size, max_iter : int
-        Samples a batch at most, and epochs at most.
+    max_iter : int
+        Epochs at most.
     tol, n_iter_no_change : float, int
         A plateau is `n_iter_no_change` epochs without an improvement by `tol`, of the validation score where there
         is one, else of the loss; it starts the decay of the learning rate (`Schedule`).
@@ -134,59 +135,76 @@ def train(
         Draws the batches.
     verbose : bool
         Print a line an epoch.
+    warn : bool
+        Warn if `max_iter` epochs pass without a plateau.
+    watch : object
+        Has `begin_epoch()` and `end_epoch()`, which returns whether to stop.
 
     Returns
     -------
     history : History
         Losses and validation scores of each epoch.
+
+    Warns
+    -----
+    ConvergenceWarning
+        See `warn`; and if training is interrupted after an epoch or more, the weights being the best on the
+        validation data, or without them those at the interruption.
     """
-    optimizer = _make_optimizer(network, learning_rate, weight_decay)
+    optimizer = make_optimizer(network, learning_rate, weight_decay)
     schedule = Schedule(max_iter)
-    n = len(X)
-    n_batches = math.ceil(n / batch_size)
     curve = {name: [] for name in ("loss", *TERMS)}
     scores = [] if validation is not None else None
-    best, best_state, n_stale = -math.inf, None, 0
+    best, best_state, n_stale, plateau = -math.inf, None, 0, False
     epoch = 0
-    while epoch < schedule.n_iter:
-        network.train()
-        order = torch.randperm(n, generator=generator).to(X.device)
-        totals = torch.zeros(len(TERMS), dtype=weight.dtype, device=X.device)
-        for i, batch in enumerate(order.tensor_split(n_batches)):
-            optimizer.param_groups[0]["lr"] = optimizer.param_groups[1]["lr"] = learning_rate * schedule.factor(
-                epoch + (i + 1) / (n_batches + 1)
+    try:
+        while epoch < schedule.n_iter:
+            watch.begin_epoch()
+            terms = _pass(
+                network,
+                optimizer,
+                batches,
+                loss_weights,
+                augment,
+                generator,
+                lambda time, epoch=epoch: learning_rate * schedule.factor(epoch + time),
             )
-            x, batch_weight = X[batch], weight[batch]
-            batch_weight = batch_weight / batch_weight.sum()
-            loss, terms = objective(network, x if augment is None else augment(x), y[batch], batch_weight, loss_weights)
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            optimizer.step()
-            totals += terms * (len(batch) / n)
-        epoch += 1
-
-        for name, value in zip(TERMS, totals.tolist(), strict=True):
-            curve[name].append(value)
-        curve["loss"].append(sum(loss_weights[name] * curve[name][-1] for name in TERMS))
-        if not math.isfinite(curve["loss"][-1]):
-            raise ValueError(
-                f"The loss became {curve['loss'][-1]} in epoch {epoch}. Expected a learning_rate and loss weights "
-                f"with which training converges, got learning_rate={learning_rate}."
-            )
-        progress = -curve["loss"][-1]
-        if validation is not None:
-            progress = accuracy(network, *validation, batch_size)
-            scores.append(progress)
-        n_stale = 0 if progress > best + tol else n_stale + 1
-        if progress > best:
-            best = progress
+            epoch += 1
+            for name, value in terms.items():
+                curve[name].append(value)
+            if not math.isfinite(terms["loss"]):
+                raise ValueError(
+                    f"The loss became {terms['loss']} in epoch {epoch}. Expected a learning_rate and loss weights "
+                    f"with which training converges, got learning_rate={learning_rate}."
+                )
+            progress = -terms["loss"]
             if validation is not None:
-                best_state = copy.deepcopy(network.state_dict())
-        if n_stale >= n_iter_no_change:
-            schedule.start_decay(epoch)
-        if verbose:
-            values = "  ".join(f"{name} {values[-1]:.4f}" for name, values in curve.items())
-            print(f"Epoch {epoch}/{schedule.n_iter}  {values}" + (f"  validation {progress:.4f}" if scores else ""))
+                progress = accuracy(network, *validation)
+                scores.append(progress)
+            n_stale = 0 if progress > best + tol else n_stale + 1
+            if progress > best:
+                best = progress
+                if validation is not None:
+                    best_state = copy.deepcopy(network.state_dict())
+            if n_stale >= n_iter_no_change:
+                plateau = True
+                schedule.start_decay(epoch)
+            if verbose:
+                values = "  ".join(f"{name} {value:.4f}" for name, value in terms.items())
+                print(f"Epoch {epoch}/{schedule.n_iter}  {values}" + (f"  validation {progress:.4f}" if scores else ""))
+            if watch.end_epoch():
+                break
+        else:
+            if warn and not plateau:
+                warnings.warn(
+                    f"Training ended after max_iter={max_iter} epochs, and had not come to a plateau before.",
+                    ConvergenceWarning,
+                    stacklevel=2,
+                )
+    except KeyboardInterrupt:
+        if epoch == 0:
+            raise
+        warnings.warn(f"Training was interrupted after {epoch} epochs.", ConvergenceWarning, stacklevel=2)
 
     if best_state is not None:
         network.load_state_dict(best_state)
@@ -194,7 +212,55 @@ def train(
     return History(curve, scores)
 
 
-def _make_optimizer(network, learning_rate, weight_decay):
+def train_one_pass(network, optimizer, batches, loss_weights, augment, generator):
+    """Train the network in place for one epoch, at the optimiser's learning rate.
+
+    Parameters
+    ----------
+    network, batches, loss_weights, augment, generator
+        As for `train`.
+    optimizer : Optimizer
+        From `make_optimizer`.
+
+    Returns
+    -------
+    terms : dict of str to float
+        Mean of every term of the objective, and of the weighted sum under "loss".
+
+    Raises
+    ------
+    ValueError
+        If the loss is no longer finite.
+    """
+    rate = optimizer.param_groups[0]["lr"]
+    terms = _pass(network, optimizer, batches, loss_weights, augment, generator, lambda time: rate)
+    if not math.isfinite(terms["loss"]):
+        raise ValueError(f"The loss became {terms['loss']}. Expected a lower learning_rate, got {rate}.")
+    network.eval()
+    return terms
+
+
+def _pass(network, optimizer, batches, loss_weights, augment, generator, learning_rate):
+    """Train for an epoch; `learning_rate` returns the rate at a time from 0 to 1. Return the terms of the objective."""
+    network.train()
+    codebooks = network.codebooks
+    totals = torch.zeros(len(TERMS), dtype=codebooks.dtype, device=codebooks.device)
+    for i, (x, y, weight) in enumerate(batches.epoch(generator)):
+        rate = learning_rate(min(1.0, (i + 1) / (batches.n_batches + 1)))
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        x = x if augment is None else augment(x)
+        loss, terms = objective(network, x, y, weight / weight.sum(), loss_weights)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+        totals += terms * (len(y) / len(batches))
+    means = dict(zip(TERMS, totals.tolist(), strict=True))
+    return {"loss": sum(loss_weights[name] * mean for name, mean in means.items())} | means
+
+
+def make_optimizer(network, learning_rate, weight_decay):
+    """Return AdamW for all parameters of the network, of which only layers' weights decay."""
     layers = [*network.trunk, *network.parts, network.classifier]
     decayed = [layer.weight for layer in layers]
     other = [layer.bias for layer in layers] + [network.codebooks, network.class_centers]
@@ -207,7 +273,7 @@ def _make_optimizer(network, learning_rate, weight_decay):
 
 
 @torch.no_grad()
-def accuracy(network, X, y, weight, batch_size):
+def accuracy(network, X, y, weight, batch_size=1024):
     """Return the weighted accuracy of the predictions from hard codes.
 
     Parameters
@@ -216,7 +282,7 @@ def accuracy(network, X, y, weight, batch_size):
         The network; left in evaluation mode.
     X, y, weight : Tensor of shape (n, ...), (n,) int64, (n,)
         Data, class indices and sample weights.
-    batch_size : int
+    batch_size : int, default=1024
         Samples at a time.
 
     Returns

@@ -55,15 +55,19 @@ class DPQTransformer(BaseDPQ):
         Largest number of epochs. ``"auto"`` takes as many as make 500 batches, at least 15.
     tol : float, default=1e-4
         Least improvement of the loss (of the validation score with `early_stopping`) that is no plateau.
-    early_stopping : bool, default=False
-        Hold out `validation_fraction` of the samples, stratified, score accuracy from hard codes there after each
-        epoch, and keep the weights that scored best.
+    early_stopping : bool or "auto", default="auto"
+        Score accuracy from hard codes on validation data after each epoch, and keep the weights that scored best. The
+        data are `X_val` of `fit` or else `validation_fraction` of the samples, stratified. ``"auto"`` does so where
+        `X_val` is given. Training does not stop at a plateau of the score: it starts the decay of the learning rate.
     validation_fraction : float, default=0.1
         Share of the samples held out with `early_stopping`.
     n_iter_no_change : int, default=10
         Epochs without an improvement by `tol` that make a plateau.
     class_weight : dict, "balanced" or None, default=None
         Weights of the classes, as in scikit-learn's classifiers.
+    warm_start : bool, default=False
+        Go on from the weights of the last `fit`; `max_iter` then counts further epochs. Classes, architecture and
+        standardisation stay as they were.
     output : {"soft", "hard", "codes"}, default="soft"
         What `transform` returns; may be changed on a fitted estimator.
     random_state : int, RandomState instance or None, default=None
@@ -88,7 +92,7 @@ class DPQTransformer(BaseDPQ):
         Mean over each epoch of the objective ("loss") and of its terms "softmax_soft", "softmax_hard",
         "joint_central", "gini_batch" and "gini_sample" (before their weights).
     validation_scores_ : list of float or None
-        Validation accuracy after each epoch with `early_stopping`.
+        Validation accuracy after each epoch with validation data.
     compression_ratio_ : float
         Equation 8.
     parameters_ : dict of str to ndarray
@@ -99,6 +103,10 @@ class DPQTransformer(BaseDPQ):
         Trained copy of the backbone, on the CPU.
     mean_, scale_ : ndarray of shape (n_features,) or None
         Mean and standard deviation by which features are standardised; None with a backbone.
+    var_, n_samples_seen_ : ndarray of shape (n_features,), int
+        From which `partial_fit` refines them; None with a backbone.
+    optimizer_state_ : dict or None
+        State of AdamW after `partial_fit`, as arrays.
     input_shape_ : tuple of int
         Shape of a sample.
     n_features_in_ : int

@@ -119,6 +119,10 @@ searches = st.builds(
 
 @given(problems, searches, st.data())
 @example(Problem(0, 3, 16, 2, 5000, 5, 5000, "integers"), Search(False, 2, True, 1), None)
+@example(Problem(1, 64, 256, 1, 3000, 9, 3000, 1.0, 2), Search(False, 1, True, 1), None)
+@example(Problem(2, 64, 256, 1, 3000, 9, 3000, 1.0, 2), Search(True, 1, False, 1), None)
+@example(Problem(3, 2, 65536, 1, 3000, 9, 3000, 1.0, 2), Search(False, 2, True, 1), None)
+@example(Problem(4, 64, 65536, 1, 300, 3, 3000, 1.0), Search(True, 1, True, 1), None)
 def test_kneighbors_is_brute_force_bit_for_bit(problem, search, data):
     n = len(problem.codes)
     if n == 0:

@@ -1,0 +1,88 @@
+"""Where training batches come from: tensors in memory, or rows of an array that is converted a chunk at a time."""
+
+import math
+
+import numpy as np
+import torch
+
+IN_MEMORY = 2**28  # bytes of float32 up to which all samples are converted at once: 256 MB
+_CHUNK = 2**21  # bytes of float32 that are read in one piece: 2 MB
+_MIXED = 64  # chunks in memory at a time, whose samples are shuffled together: 128 MB
+
+
+class InMemory:
+    """Samples on the device, permuted as a whole.
+
+    Parameters
+    ----------
+    X, y, weight : Tensor of shape (n, ...), (n,) int64, (n,)
+        Samples, class indices and positive sample weights, on the network's device.
+    batch_size : int
+        Samples a batch at most.
+    """
+
+    def __init__(self, X, y, weight, batch_size):
+        self.tensors = X, y, weight
+        self.n_batches = math.ceil(len(X) / batch_size)
+
+    def __len__(self):
+        return len(self.tensors[0])
+
+    def epoch(self, generator):
+        """Yield the batches of an epoch, as X, y and weight."""
+        device = self.tensors[0].device
+        order = torch.randperm(len(self), generator=generator).to(device)
+        for batch in order.tensor_split(self.n_batches):
+            yield tuple(tensor[batch] for tensor in self.tensors)
+
+
+class Streamed:
+    """Samples that are too many to convert at once; NumPy's memory maps among them.
+
+    An epoch visits contiguous chunks in random order, and shuffles the samples of many chunks together: so a memory map
+    is read in long pieces, and samples that are sorted by class mix all the same.
+
+    Parameters
+    ----------
+    X : ndarray of shape (n, ...)
+        Samples; any real dtype.
+    y : ndarray of shape (n,), int64
+        Class indices.
+    weight : ndarray of shape (n,)
+        Sample weights; samples of weight zero are left out.
+    batch_size : int
+        Samples a batch at most.
+    convert : callable
+        Returns a tensor of some rows of X.
+    device : torch.device
+        Where the network is.
+    """
+
+    def __init__(self, X, y, weight, batch_size, convert, device):
+        self.X, self.y, self.weight = X, y, weight
+        self.batch_size, self.convert, self.device = batch_size, convert, device
+        size = max(1, _CHUNK // (4 * math.prod(X.shape[1:])))
+        rows = [np.arange(start, min(start + size, len(X))) for start in range(0, len(X), size)]
+        self.chunks = [slice(kept[0], kept[-1] + 1) for kept in (r[weight[r] > 0] for r in rows) if len(kept)]
+        self.n = int(np.count_nonzero(weight))
+        self.n_batches = math.ceil(self.n / batch_size)  # within a few, as groups of chunks are split on their own
+
+    def __len__(self):
+        return self.n
+
+    def epoch(self, generator):
+        """Yield the batches of an epoch, as X, y and weight."""
+        order = torch.randperm(len(self.chunks), generator=generator).tolist()
+        for start in range(0, len(order), _MIXED):
+            chunks = [self.chunks[i] for i in order[start : start + _MIXED]]
+            X = torch.cat([self._load(chunk) for chunk in chunks])
+            y = torch.from_numpy(np.concatenate([self.y[chunk] for chunk in chunks]))
+            weight = torch.from_numpy(np.concatenate([self.weight[chunk] for chunk in chunks])).to(X.dtype)
+            kept = torch.nonzero(weight)[:, 0]
+            kept = kept[torch.randperm(len(kept), generator=generator)]
+            for batch in kept.tensor_split(math.ceil(len(kept) / self.batch_size)):
+                yield tuple(tensor[batch].to(self.device) for tensor in (X, y, weight))
+
+    def _load(self, chunk):
+        X = self.convert(self.X[chunk])
+        return X.pin_memory() if self.device.type == "cuda" else X

@@ -1,0 +1,340 @@
+"""How BaseDPQ is fitted: data to batches, network, validation, training, and back to arrays."""
+
+import copy
+import math
+from numbers import Integral
+
+import numpy as np
+import torch
+from sklearn.callback import CallbackSupportMixin, with_callbacks
+from sklearn.model_selection import train_test_split
+from sklearn.preprocessing import StandardScaler
+from sklearn.utils import check_random_state, compute_class_weight, gen_batches
+from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.validation import _check_sample_weight, check_consistent_length, column_or_1d, validate_data
+
+from ._batches import IN_MEMORY, InMemory, Streamed
+from ._environment import check_device, seeded_globally, threads_for
+from .network import DPQNetwork
+from .quantizer import compression_ratio
+from .training import TERMS, make_optimizer, train, train_one_pass
+
+_SCALER_STATE = ("mean_", "var_", "scale_", "n_samples_seen_")
+_AUTO_STEPS, _AUTO_EPOCHS = 500, 15  # what max_iter="auto" runs at least
+
+
+class FittingMixin(CallbackSupportMixin):
+    """Fits the estimators that learn a DPQ network, from the parameters that BaseDPQ names."""
+
+    @with_callbacks
+    def _fit(self, X, y, sample_weight, validation):
+        X, y, sample_weight, device = self._check_training_data(X, y, sample_weight)
+        validated = self._check_validation_choice(validation)
+        classes, y = np.unique(y, return_inverse=True)
+        class_weight = compute_class_weight(
+            self.class_weight, classes=classes, y=classes[y], sample_weight=sample_weight
+        )
+        weight = sample_weight * class_weight[y]
+        if len(np.unique(y[weight > 0])) < 2:
+            raise ValueError(
+                f"{type(self).__name__} needs samples of at least 2 classes with positive weight; "
+                f"the data contain only one class: {classes[y[weight > 0][0]]!r}."
+            )
+        if not weight.all() and X.nbytes <= IN_MEMORY:  # a sample of weight zero is a sample that is not there
+            kept = weight > 0
+            X, y, weight, sample_weight = X[kept], y[kept], weight[kept], sample_weight[kept]
+        random_state = check_random_state(self.random_state)
+        generator = torch.Generator().manual_seed(int(random_state.randint(2**31 - 1)))
+
+        again = self.warm_start and hasattr(self, "parameters_")
+        if again:
+            self._check_same(X, classes)
+        else:
+            self.classes_ = classes
+            self.input_shape_ = X.shape[1:]
+            self.backbone_ = copy.deepcopy(self.backbone)
+            self._standardise(X, sample_weight)
+        network = self._start_network(X, generator, again).to(device)
+        held_out = self._hold_out(X, y, weight, validation, random_state) if validated else None
+        if held_out is not None:
+            held_out, weight = held_out
+            held_out = [tensor.to(device) for tensor in self._tensors(*held_out, network)]
+        batches = self._batches(X, y, weight, network, device)
+        n_epochs = self._n_epochs(len(batches))
+        context = self._init_callback_context(max_subtasks=n_epochs)
+        watch = _Watch(self, network, context, X, self.classes_[y], None if weight is None else sample_weight)
+        seeded = seeded_globally(generator, device, enabled=self.backbone is not None or self.augment is not None)
+        with watch, seeded, threads_for(network, min(self.batch_size, len(batches))):
+            curve, scores = train(
+                network,
+                batches,
+                validation=held_out,
+                loss_weights=self._loss_weights(),
+                learning_rate=self.learning_rate,
+                weight_decay=self.weight_decay,
+                max_iter=n_epochs,
+                tol=self.tol,
+                n_iter_no_change=self.n_iter_no_change,
+                augment=self.augment,
+                generator=generator,
+                verbose=bool(self.verbose),
+                warn=self.max_iter != "auto",
+                watch=watch,
+            )
+        self.loss_curve_ = _extended(self.loss_curve_, curve) if again else curve
+        self.validation_scores_ = scores
+        self.n_iter_ = len(self.loss_curve_["loss"])
+        self._finish(network)
+
+    def _partial_fit(self, X, y, classes, sample_weight):
+        first = not hasattr(self, "parameters_")
+        X, y, sample_weight, device = self._check_training_data(X, y, sample_weight, reset=first)
+        if self.class_weight == "balanced":
+            raise ValueError('class_weight="balanced" needs all samples: expected a dict or None for partial_fit.')
+        if classes is not None:
+            classes = np.unique(column_or_1d(classes))
+            if not first and not np.array_equal(classes, self.classes_):
+                raise ValueError(f"Expected the classes of the first call, {self.classes_}, got {classes}.")
+        elif first:
+            raise ValueError("classes must be passed on the first call to partial_fit.")
+        if first:
+            if len(classes) < 2:
+                raise ValueError(f"{type(self).__name__} needs at least 2 classes, got only one class: {classes}.")
+            self.classes_ = classes
+            self.input_shape_ = X.shape[1:]
+            self.backbone_ = copy.deepcopy(self.backbone)
+        elif X.shape[1:] != self.input_shape_:
+            raise ValueError(f"Expected samples of shape {self.input_shape_}, got {X.shape[1:]}.")
+        y = self._encode_labels(y, "y")
+        self._standardise(X, sample_weight, first)
+        class_weight = compute_class_weight(self.class_weight, classes=self.classes_, y=self.classes_)
+        random_state = check_random_state(self.random_state)
+        generator = torch.Generator().manual_seed(int(random_state.randint(2**31 - 1)))
+        generator.manual_seed(generator.initial_seed() + (0 if first else self.n_iter_))
+        network = self._start_network(X, generator, not first, dtype=torch.float32).to(device)
+        optimizer = make_optimizer(network, self.learning_rate, self.weight_decay)
+        if not first and self.optimizer_state_ is not None:
+            optimizer.load_state_dict(_to_tensors(self.optimizer_state_))
+        batches = self._batches(X, y, sample_weight * class_weight[y], network, device)
+        seeded = seeded_globally(generator, device, enabled=self.backbone is not None or self.augment is not None)
+        with seeded, threads_for(network, min(self.batch_size, len(batches))):
+            curve = train_one_pass(network, optimizer, batches, self._loss_weights(), self.augment, generator)
+        curve = {name: [value] for name, value in curve.items()}
+        self.loss_curve_ = curve if first else _extended(self.loss_curve_, curve)
+        self.validation_scores_ = None
+        self.n_iter_ = len(self.loss_curve_["loss"])
+        network.to("cpu")
+        self._finish(network, _to_arrays(optimizer.state_dict()))
+
+    def _check_training_data(self, X, y, sample_weight, reset=True):
+        X, y = validate_data(self, X, y, dtype="numeric", allow_nd=self.backbone is not None, reset=reset)
+        check_classification_targets(y)
+        _check_layer_sizes(self.hidden_layer_sizes, "hidden_layer_sizes")
+        _check_layer_sizes(self.part_layer_sizes, "part_layer_sizes")
+        device = check_device(self.device)
+        sample_weight = _check_sample_weight(
+            sample_weight, X, dtype=np.float64, ensure_non_negative=True, allow_all_zero_weights=False
+        )
+        return X, y, sample_weight, device
+
+    def _check_validation_choice(self, validation):
+        """Return whether to validate, by the parameter and by what `fit` was given."""
+        X_val, y_val, _ = validation
+        if (X_val is None) != (y_val is None):
+            given, missing = ("X_val", "y_val") if y_val is None else ("y_val", "X_val")
+            raise ValueError(f"{given} is provided, but {missing} was not provided.")
+        if X_val is not None and self.early_stopping is False:
+            raise ValueError('Expected early_stopping="auto" or True with X_val and y_val, got early_stopping=False.')
+        return X_val is not None if self.early_stopping == "auto" else self.early_stopping
+
+    def _hold_out(self, X, y, weight, validation, random_state):
+        """Return data to validate on, and the training weights without it."""
+        X_val, y_val, weight_val = validation
+        if X_val is None:
+            present = np.flatnonzero(weight)
+            _, held_out = train_test_split(
+                present, test_size=self.validation_fraction, stratify=y[present], random_state=random_state
+            )
+            kept = weight.copy()
+            kept[held_out] = 0
+            return (X[held_out], y[held_out], weight[held_out]), kept
+        X_val = validate_data(self, X_val, dtype="numeric", allow_nd=self.backbone is not None, reset=False)
+        if X_val.shape[1:] != self.input_shape_:
+            raise ValueError(f"Expected X_val with samples of shape {self.input_shape_}, got {X_val.shape[1:]}.")
+        y_val = self._encode_labels(column_or_1d(y_val), "y_val")
+        check_consistent_length(X_val, y_val)
+        weight_val = _check_sample_weight(
+            weight_val, X_val, dtype=np.float64, ensure_non_negative=True, allow_all_zero_weights=False
+        )
+        return (X_val, y_val, weight_val), weight
+
+    def _encode_labels(self, y, name):
+        known = np.isin(y, self.classes_)
+        if not known.all():
+            raise ValueError(f"Expected {name} to hold labels of {self.classes_}, got {np.unique(y[~known])[:5]}.")
+        return np.searchsorted(self.classes_, y)
+
+    def _check_same(self, X, classes):
+        """Raise ValueError unless a warm start can go on from what is fitted."""
+        if not np.array_equal(classes, self.classes_):
+            raise ValueError(
+                f"warm_start can only go on with the same classes: expected {self.classes_}, got {classes}."
+            )
+        architecture = self._architecture(self.architecture_["n_units"])
+        if X.shape[1:] != self.input_shape_ or architecture != self.architecture_:
+            raise ValueError(
+                f"warm_start can only go on with the same architecture: expected {self.architecture_} on samples of "
+                f"shape {self.input_shape_}, got {architecture} on {X.shape[1:]}."
+            )
+
+    def _architecture(self, n_units):
+        return {
+            "n_units": n_units,
+            "n_classes": len(self.classes_),
+            "M": self.M,
+            "K": self.K,
+            "D": self.D,
+            "hidden_layer_sizes": _check_layer_sizes(self.hidden_layer_sizes, "hidden_layer_sizes"),
+            "part_layer_sizes": _check_layer_sizes(self.part_layer_sizes, "part_layer_sizes"),
+        }
+
+    def _standardise(self, X, sample_weight, first=True):
+        """Learn the weighted mean and standard deviation of the features, block by block; not with a backbone."""
+        scaler = StandardScaler()
+        if not first:
+            for name in _SCALER_STATE:
+                setattr(scaler, name, copy.copy(getattr(self, name)))
+        if self.backbone is None:
+            for block in gen_batches(len(X), 8192):
+                scaler.partial_fit(X[block], sample_weight=sample_weight[block])
+            if not np.isfinite(scaler.scale_).all():
+                raise ValueError("Expected X of finite variance, got values too large for it.")
+        for name in _SCALER_STATE:
+            setattr(self, name, getattr(scaler, name, None))
+
+    def _start_network(self, X, generator, again, dtype=None):
+        """Return the network on the CPU: initialised, or `again` as it was fitted."""
+        if again:
+            network = DPQNetwork(**self.architecture_)
+            network.load_state_dict(
+                {name: torch.from_numpy(a.copy()) for name, a in self.parameters_.items()}, assign=True
+            )
+            network.backbone = copy.deepcopy(self.backbone_)
+            return network
+        n_units = X.shape[1] if self.backbone is None else _output_width(self.backbone_, X)
+        self.architecture_ = self._architecture(n_units)
+        if dtype is None:
+            # A problem of one batch costs as little in float64, and is then reproducible to rounding whatever the
+            # order or multiplicity of its samples.
+            single = self.backbone is None and len(X) <= self.batch_size and X.dtype not in (np.float16, np.float32)
+            dtype = torch.float64 if single and check_device(self.device).type != "mps" else torch.float32
+        network = DPQNetwork(**self.architecture_, backbone=self.backbone_).to(dtype)
+        network.initialise(generator)
+        return network
+
+    def _tensors(self, X, y, weight, network):
+        dtype = network.codebooks.dtype
+        return self._to_tensor(X, dtype), torch.from_numpy(y), torch.from_numpy(weight).to(dtype)
+
+    def _batches(self, X, y, weight, network, device):
+        """Return the source of training batches."""
+        if 4 * X.size > IN_MEMORY:
+            return Streamed(X, y, weight, self.batch_size, lambda rows: self._to_tensor(rows, torch.float32), device)
+        if not weight.all():
+            kept = weight > 0
+            X, y, weight = X[kept], y[kept], weight[kept]
+        return InMemory(*(tensor.to(device) for tensor in self._tensors(X, y, weight, network)), self.batch_size)
+
+    def _to_tensor(self, X, dtype):
+        """Convert samples to a tensor that shares no memory with X, block by block, standardised without a backbone."""
+        precise = np.float32 if X.dtype in (np.float16, np.float32) else np.float64
+        tensor = torch.empty(X.shape, dtype=dtype)
+        for block in gen_batches(len(X), 8192):
+            values = X[block].astype(precise, copy=False)
+            if self.mean_ is not None:
+                values = (values - self.mean_.astype(precise)) / self.scale_.astype(precise)
+            tensor[block] = torch.from_numpy(np.require(values, requirements="W"))
+        return tensor
+
+    def _loss_weights(self):
+        return {name: getattr(self, f"{name}_weight") for name in TERMS}
+
+    def _n_epochs(self, n_samples):
+        if self.max_iter != "auto":
+            return self.max_iter
+        return max(_AUTO_EPOCHS, math.ceil(_AUTO_STEPS / math.ceil(n_samples / self.batch_size)))
+
+    def _finish(self, network, optimizer_state=None):
+        """Keep what was learned, as arrays on the CPU."""
+        network.to("cpu")  # also the backbone, which is a module of the network
+        self.backbone_ = network.backbone
+        self.parameters_ = _parameters(network)
+        self.optimizer_state_ = optimizer_state
+        self.compression_ratio_ = compression_ratio(math.prod(self.input_shape_), self.M, self.K)
+
+
+class _Watch:
+    """Tells scikit-learn's callbacks of the fit and of its epochs."""
+
+    def __init__(self, estimator, network, context, X, y, sample_weight):
+        self.estimator, self.network, self.context = estimator, network, context
+        metadata = None if sample_weight is None else {"sample_weight": sample_weight}
+        self.data = {"estimator": estimator, "X": X, "y": y, "metadata": metadata}
+
+    def __enter__(self):
+        self.context.call_on_fit_task_begin(**self.data)
+        return self
+
+    def __exit__(self, exception_type, *_):
+        if exception_type is None:
+            self.context.call_on_fit_task_end(**self.data, reconstruction_attributes=self._fitted)
+
+    def begin_epoch(self):
+        self.epoch = self.context.subcontext(task_name="epoch")
+        self.epoch.call_on_fit_task_begin(**self.data)
+
+    def end_epoch(self):
+        """Return whether a callback wants to stop."""
+        return self.epoch.call_on_fit_task_end(**self.data, reconstruction_attributes=self._fitted)
+
+    def _fitted(self):
+        """Return what an estimator would hold if training had ended here."""
+        network = copy.deepcopy(self.network).to("cpu").eval()
+        return {"parameters_": _parameters(network), "backbone_": network.backbone}
+
+
+def _parameters(network):
+    return {name: tensor.numpy() for name, tensor in network.state_dict().items() if not name.startswith("backbone.")}
+
+
+def _extended(curve, more):
+    return {name: values + more[name] for name, values in curve.items()}
+
+
+def _to_arrays(state):
+    """Return the state of an optimiser with NumPy arrays for tensors."""
+    moments = {i: {name: value.cpu().numpy() for name, value in s.items()} for i, s in state["state"].items()}
+    return {"state": moments, "param_groups": state["param_groups"]}
+
+
+def _to_tensors(state):
+    """Undo `_to_arrays`."""
+    moments = {i: {name: torch.tensor(value) for name, value in s.items()} for i, s in state["state"].items()}
+    return {"state": moments, "param_groups": state["param_groups"]}
+
+
+def _check_layer_sizes(sizes, name):
+    sizes = tuple(np.asarray(sizes).ravel().tolist())
+    if not all(isinstance(size, Integral) and size > 0 for size in sizes):
+        raise ValueError(f"{name} must hold positive integers, got {sizes}.")
+    return sizes
+
+
+def _output_width(backbone, X):
+    """Return the number of units that the backbone gives for a sample."""
+    backbone.to("cpu").eval()
+    with torch.no_grad():
+        output = backbone(torch.from_numpy(X[:2].astype(np.float32)))
+    if output.ndim != 2 or len(output) != len(X[:2]):
+        raise ValueError(f"Expected a backbone that returns (n_samples, n_units), got {tuple(output.shape)}.")
+    return output.shape[1]

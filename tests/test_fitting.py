@@ -1,0 +1,256 @@
+"""Fitting in parts, on data that are streamed, with validation data, interrupted, resumed, and watched."""
+
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from numpy.testing import assert_allclose, assert_array_equal
+from sklearn.base import clone
+from sklearn.callback import ProgressBar, ScoringMonitor
+from sklearn.datasets import load_digits
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.model_selection import GridSearchCV, train_test_split
+from sklearn.pipeline import Pipeline
+from sklearn.preprocessing import StandardScaler
+
+from skdpq import DPQClassifier, DPQTransformer
+from skdpq._batches import InMemory, Streamed
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return train_test_split(*load_digits(return_X_y=True), test_size=500, random_state=0)
+
+
+# Batches
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, 64, 1000])
+def test_an_epoch_of_streamed_batches_visits_each_sample_with_weight_once(batch_size, monkeypatch):
+    monkeypatch.setattr("skdpq._batches._CHUNK", 4 * 3 * 10)  # ten samples
+    monkeypatch.setattr("skdpq._batches._MIXED", 4)
+    rng = np.random.default_rng(0)
+    X, y, weight = np.arange(300.0).reshape(100, 3), np.arange(100), rng.integers(0, 3, 100).astype(float)
+    streamed = Streamed(X, y, weight, batch_size, torch.from_numpy, torch.device("cpu"))
+    kept = np.flatnonzero(weight)
+    assert len(streamed) == len(kept)
+    orders = []
+    for seed in range(2):
+        batches = list(streamed.epoch(torch.Generator().manual_seed(seed)))
+        assert all(1 <= len(batch[1]) <= batch_size for batch in batches)
+        order = np.concatenate([batch[1].numpy() for batch in batches])
+        assert_array_equal(np.sort(order), kept)
+        assert_array_equal(np.concatenate([batch[0].numpy() for batch in batches]), X[order])
+        assert_array_equal(np.concatenate([batch[2].numpy() for batch in batches]), weight[order])
+        orders.append(order)
+    assert not np.array_equal(*orders)
+
+
+def test_an_epoch_in_memory_visits_each_sample_once():
+    y = torch.arange(100)
+    batches = list(InMemory(y[:, None] * 2.0, y, y + 1.0, 7).epoch(torch.Generator()))
+    order = torch.cat([batch[1] for batch in batches])
+    assert_array_equal(np.sort(order), y)
+    assert max(len(batch[1]) for batch in batches) <= 7
+    assert_array_equal(torch.cat([batch[0] for batch in batches])[:, 0], order * 2)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_streaming_a_memory_map_is_as_good_as_memory(digits, dtype, tmp_path, monkeypatch):
+    X, X_test, y, y_test = digits
+    order = np.argsort(y, kind="stable")  # the worst order on disk
+    X, y = X[order].astype(dtype), y[order]
+    np.save(tmp_path / "X.npy", X)
+    clf = DPQClassifier(M=4, K=16, max_iter=40, random_state=0)
+    in_memory = clone(clf).fit(X, y).score(X_test, y_test)
+    monkeypatch.setattr("skdpq._fitting.IN_MEMORY", 0)
+    monkeypatch.setattr("skdpq._batches._CHUNK", 4 * 64 * 16)
+    streamed = clf.fit(np.load(tmp_path / "X.npy", mmap_mode="r"), y)
+    assert streamed.parameters_["codebooks"].dtype == np.float32
+    assert streamed.score(X_test, y_test) > in_memory - 0.02
+
+
+# Validation
+
+
+def test_given_validation_data_choose_the_weights(digits):
+    X, X_val, y, y_val = digits
+    clf = DPQClassifier(M=2, K=4, max_iter=12, random_state=0).fit(X, y, X_val=X_val, y_val=y_val)
+    assert len(clf.validation_scores_) == clf.n_iter_
+    assert clf.score(X_val, y_val) == pytest.approx(max(clf.validation_scores_))
+    assert DPQClassifier(M=2, K=4, max_iter=2, random_state=0).fit(X, y).validation_scores_ is None
+
+
+def test_weights_of_validation_samples_count(digits):
+    X, X_val, y, y_val = digits
+    weight = (y_val < 5).astype(float)
+    clf = DPQClassifier(M=2, K=4, max_iter=5, random_state=0)
+    clf.fit(X, y, X_val=X_val, y_val=y_val, sample_weight_val=weight)
+    assert clf.score(X_val, y_val, sample_weight=weight) == pytest.approx(max(clf.validation_scores_))
+
+
+@pytest.mark.parametrize(
+    ("params", "fit", "message"),
+    [
+        ({}, {"X_val": np.ones((3, 64))}, "y_val was not provided"),
+        ({}, {"y_val": [0, 1, 2]}, "X_val was not provided"),
+        ({}, {"X_val": np.ones((3, 64)), "y_val": [0, 1, 99]}, r"y_val to hold labels .*got \[99\]"),
+        ({}, {"X_val": np.ones((3, 63)), "y_val": [0, 1, 2]}, "64 features"),
+        ({}, {"X_val": np.full((3, 64), np.nan), "y_val": [0, 1, 2]}, "NaN"),
+        ({}, {"X_val": np.ones((3, 64)), "y_val": [0, 1]}, "inconsistent"),
+        ({"early_stopping": False}, {"X_val": np.ones((3, 64)), "y_val": [0, 1, 2]}, "early_stopping"),
+    ],
+)
+def test_bad_validation_data_are_refused(digits, params, fit, message):
+    X, _, y, _ = digits
+    clf = DPQClassifier(M=2, K=4, **params)
+    with pytest.raises(ValueError, match=message):
+        clf.fit(X, y, **fit)
+    assert not hasattr(clf, "classes_")
+
+
+# Stopping, and going on
+
+
+def test_reaching_max_iter_without_a_plateau_warns(digits):
+    X, _, y, _ = digits
+    with pytest.warns(ConvergenceWarning, match="max_iter=2 epochs"):
+        DPQTransformer(M=2, K=4, max_iter=2).fit(X, y)
+
+
+class Interrupt:
+    """A callback that raises or stops after some epochs."""
+
+    def __init__(self, n, exception=None):
+        self.n, self.exception, self.n_begun = n, exception, 0
+
+    def setup(self, estimator, context):
+        pass
+
+    def teardown(self, estimator, context):
+        self.torn_down = True
+
+    def on_fit_task_begin(self, estimator, context):
+        self.n_begun += context.task_name == "epoch"
+        if self.exception and self.n_begun > self.n:
+            raise self.exception
+
+    def on_fit_task_end(self, estimator, context):
+        return context.task_name == "epoch" and self.n_begun >= self.n and self.exception is None
+
+
+@pytest.mark.parametrize("validate", [False, True])
+def test_an_interruption_keeps_what_was_learned(digits, validate):
+    X, X_val, y, y_val = digits
+    clf = DPQClassifier(M=2, K=4, max_iter=9, random_state=0)
+    clf.set_callbacks(Interrupt(3, KeyboardInterrupt()))
+    with pytest.warns(ConvergenceWarning, match="interrupted after 3 epochs"):
+        clf.fit(X, y, **({"X_val": X_val, "y_val": y_val} if validate else {}))
+    assert clf.n_iter_ == 3
+    if validate:
+        assert clf.score(X_val, y_val) == pytest.approx(max(clf.validation_scores_))
+
+
+def test_an_interruption_before_anything_was_learned_is_raised(digits):
+    X, _, y, _ = digits
+    clf = DPQClassifier(M=2, K=4).set_callbacks(Interrupt(0, KeyboardInterrupt()))
+    with pytest.raises(KeyboardInterrupt):
+        clf.fit(X, y)
+    assert not hasattr(clf, "classes_")
+
+
+def test_a_warm_start_goes_on(digits):
+    X, X_test, y, y_test = digits
+    clf = DPQClassifier(M=4, K=16, max_iter=3, warm_start=True, random_state=0).fit(X, y)
+    first, curve = clf.score(X_test, y_test), clf.loss_curve_["loss"]
+    for _ in range(4):
+        clf.fit(X, y)
+    assert clf.n_iter_ == 15
+    assert clf.loss_curve_["loss"][:3] == curve
+    assert clf.score(X_test, y_test) > first
+    cold = clone(clf).set_params(warm_start=False).fit(X, y)
+    assert cold.n_iter_ == 3
+    with pytest.raises(ValueError, match="same classes"):
+        clf.fit(X[y < 5], y[y < 5])
+    with pytest.raises(ValueError, match="same architecture"):
+        clf.set_params(K=32).fit(X, y)
+    assert clf.n_iter_ == 15
+
+
+# partial_fit
+
+
+def test_partial_fits_learn(digits):
+    X, X_test, y, y_test = digits
+    clf = DPQClassifier(M=4, K=16, random_state=0)
+    rng = np.random.default_rng(0)
+    for epoch in range(12):
+        for rows in np.array_split(rng.permutation(len(X)), 3):
+            clf.partial_fit(X[rows], y[rows], classes=np.arange(10) if epoch == 0 else None)
+    assert clf.n_iter_ == 36
+    assert clf.score(X_test, y_test) > 0.9
+    scaler = StandardScaler().fit(np.tile(X, (12, 1)))
+    assert_allclose(clf.mean_, scaler.mean_, rtol=1e-10)
+    assert_allclose(clf.scale_, scaler.scale_, rtol=1e-10)
+
+
+def test_partial_fit_goes_on_after_a_pickle_as_without(digits):
+    X, X_test, y, _ = digits
+    clf = DPQTransformer(M=2, K=4, random_state=0).partial_fit(X, y, classes=range(10))
+    other = pickle.loads(pickle.dumps(clf))
+    assert_array_equal(clf.partial_fit(X, y).soft(X_test), other.partial_fit(X, y).soft(X_test))
+
+
+def test_bad_partial_fits_are_refused_and_change_nothing(digits):
+    X, X_test, y, _ = digits
+    clf = DPQTransformer(M=2, K=4, random_state=0)
+    with pytest.raises(ValueError, match="classes must be passed"):
+        clf.partial_fit(X, y)
+    with pytest.raises(ValueError, match="only one class"):
+        clf.partial_fit(X[y == 1], y[y == 1], classes=[1])
+    with pytest.raises(ValueError, match="needs all samples"):
+        clone(clf).set_params(class_weight="balanced").partial_fit(X, y, classes=range(10))
+    clf.partial_fit(X[:50], y[:50], classes=range(10))
+    soft = clf.soft(X_test)
+    for X_bad, y_bad, classes in [
+        (X, y, range(9)),
+        (X[:3], [0, 1, 10], None),
+        (X[:3, :5], y[:3], None),
+        (X[:3], y[:2], None),
+        (np.full((3, 64), np.inf), y[:3], None),
+    ]:
+        with pytest.raises(ValueError, match=r"Expected|features|inconsistent|infinity"):
+            clf.partial_fit(X_bad, y_bad, classes=classes)
+    assert_array_equal(clf.soft(X_test), soft)
+
+
+# Callbacks
+
+
+def test_a_callback_stops_training(digits):
+    X, _, y, _ = digits
+    callback = Interrupt(2)
+    clf = DPQClassifier(M=2, K=4, max_iter=9).set_callbacks(callback).fit(X, y)
+    assert clf.n_iter_ == 2
+    assert callback.torn_down
+
+
+def test_scores_are_monitored_after_each_epoch(digits):
+    X, _, y, _ = digits
+    monitor = ScoringMonitor(scoring="accuracy")
+    clf = DPQClassifier(M=2, K=8, max_iter=4, random_state=0).set_callbacks(monitor).fit(X, y)
+    log = monitor.get_logs().data_as_pandas
+    epochs = log[log["task_name"] == "epoch"]["accuracy"]
+    assert len(epochs) == 4
+    assert epochs.iloc[-1] == pytest.approx(clf.score(X, y))
+
+
+def test_progress_is_shown_in_a_grid_search_of_a_pipeline(digits, capsys):
+    X, _, y, _ = digits
+    pipeline = Pipeline([("scale", StandardScaler()), ("dpq", DPQClassifier(K=4, max_iter=2, random_state=0))])
+    search = GridSearchCV(pipeline, {"dpq__M": [1, 2]}, cv=2).set_callbacks(ProgressBar(max_propagation_depth=None))
+    search.fit(X[:300], y[:300])
+    shown = capsys.readouterr().out
+    assert "GridSearchCV" in shown
+    assert "DPQClassifier" in shown
