@@ -1,10 +1,12 @@
 """DPQNeighbors."""
 
+from contextlib import contextmanager, nullcontext
 from numbers import Integral, Real
 
 import numpy as np
 from sklearn import get_config
 from sklearn.base import BaseEstimator, _fit_context, clone
+from sklearn.callback import CallbackSupportMixin, with_callbacks
 from sklearn.frozen import FrozenEstimator
 from sklearn.utils import Bunch, _safe_indexing, check_array, gen_batches
 from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
@@ -23,7 +25,7 @@ from .product_quantizer import ProductQuantizer
 _BLOCK = 16384  # queries represented at a time
 
 
-class DPQNeighbors(DatabaseMixin, GraphMixin, BaseEstimator):
+class DPQNeighbors(CallbackSupportMixin, DatabaseMixin, GraphMixin, BaseEstimator):
     """Neighbour search over codes, with the face of scikit-learn's NearestNeighbors.
 
     The database is stored as codes and searched through look-up tables (Klein & Wolf [1]_, sections 3.1.3 and 3.1.4).
@@ -151,16 +153,36 @@ class DPQNeighbors(DatabaseMixin, GraphMixin, BaseEstimator):
             draft._fit(X, y, fit_params)
         return self
 
+    @with_callbacks
     def _fit(self, X, y, fit_params):
+        context = self._init_callback_context(max_subtasks=3)
+        context.call_on_fit_task_begin(estimator=self, X=X, y=y)
+
+        @contextmanager
+        def task(name):
+            subcontext = context.subcontext(task_name=name)
+            subcontext.call_on_fit_task_begin(estimator=self, X=X, y=y)
+            yield subcontext
+            subcontext.call_on_fit_task_end(estimator=self, X=X, y=y)
+
         validate_data(self, X, skip_check_array=True)
         if get_config()["enable_metadata_routing"]:
             params = process_routing(self, "fit", **fit_params).quantizer.fit
         else:
             params = Bunch(**fit_params)
-        self.quantizer_ = clone(self._quantizer(y)).fit(X, y, **params)
-        index = CodeIndex(self.quantizer_.codebooks_)
-        index.add(self.quantizer_.encode(X))
+        self.quantizer_ = clone(self._quantizer(y))
+        with task("fit quantizer") as subcontext:
+            supports_callbacks = hasattr(self.quantizer_, "set_callbacks")
+            propagate = subcontext.propagate_callback_context if supports_callbacks else nullcontext
+            with propagate(self.quantizer_):
+                self.quantizer_.fit(X, y, **params)
+        with task("encode"):
+            codes = self.quantizer_.encode(X)
+        with task("index"):
+            index = CodeIndex(self.quantizer_.codebooks_)
+            index.add(codes)
         self._store(index, y)
+        context.call_on_fit_task_end(estimator=self, X=X, y=y)
 
     def fit_codes(self, codes, y=None):
         """Make a database of codes alone; `quantizer` must be fitted and wrapped in a FrozenEstimator.

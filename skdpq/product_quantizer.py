@@ -9,6 +9,7 @@ import numpy as np
 from joblib import Parallel, delayed
 from scipy.sparse import csr_array
 from sklearn.base import BaseEstimator, _fit_context
+from sklearn.callback import CallbackSupportMixin, with_callbacks
 from sklearn.cluster import KMeans
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_random_state, gen_batches
@@ -27,7 +28,7 @@ _TOL = 1e-4  # relative decrease of the error at which the alternation ends
 _FLOOR = 1e-10  # smallest variance, relative to the largest, that balances parts
 
 
-class ProductQuantizer(QuantizerMixin, BaseEstimator):
+class ProductQuantizer(CallbackSupportMixin, QuantizerMixin, BaseEstimator):
     """Product Quantization (PQ) and Optimized Product Quantization (OPQ), without labels.
 
     The features are split into M parts of consecutive features, and k-means learns K codewords for the sub-vectors of
@@ -166,8 +167,10 @@ class ProductQuantizer(QuantizerMixin, BaseEstimator):
             draft._fit(X)
         return self
 
+    @with_callbacks
     def _fit(self, X):
         X = validate_data(self, X, dtype="numeric")
+        context = self._init_callback_context().call_on_fit_task_begin(estimator=self, X=X)
         random_state = check_random_state(self.random_state)
         parts, D = _split(X.shape[1], self.M), -(-X.shape[1] // self.M)
         seeds = random_state.randint(np.iinfo(np.int32).max, size=self.M)
@@ -191,6 +194,7 @@ class ProductQuantizer(QuantizerMixin, BaseEstimator):
         self.rotation_ = rotation
         self.n_iter_ = max(n_iter)
         self.compression_ratio_ = compression_ratio(X.shape[1], self.M, self.K)
+        context.call_on_fit_task_end(estimator=self, X=X)
 
     def soft(self, X):
         """Return the soft representation: X itself, rotated where there is a rotation, split and padded.

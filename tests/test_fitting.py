@@ -10,11 +10,12 @@ from sklearn.base import clone
 from sklearn.callback import ProgressBar, ScoringMonitor
 from sklearn.datasets import load_digits
 from sklearn.exceptions import ConvergenceWarning
+from sklearn.frozen import FrozenEstimator
 from sklearn.model_selection import GridSearchCV, train_test_split
 from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import StandardScaler
 
-from skdpq import DPQClassifier, DPQTransformer
+from skdpq import DPQClassifier, DPQNeighbors, DPQTransformer, ProductQuantizer
 from skdpq._batches import InMemory, Streamed
 
 
@@ -254,3 +255,21 @@ def test_progress_is_shown_in_a_grid_search_of_a_pipeline(digits, capsys):
     shown = capsys.readouterr().out
     assert "GridSearchCV" in shown
     assert "DPQClassifier" in shown
+
+
+@pytest.mark.parametrize("quantizer", [DPQTransformer(M=2, K=4, max_iter=2), ProductQuantizer(M=2, K=4), None])
+def test_progress_is_shown_for_an_index_and_its_quantizer(digits, capsys, quantizer):
+    X, _, y, _ = digits
+    neighbors = DPQNeighbors(quantizer=quantizer, random_state=0).set_callbacks(ProgressBar())
+    neighbors.fit(X[:200], y[:200])
+    assert neighbors.n_samples_fit_ == 200
+    shown = capsys.readouterr().out
+    assert "DPQNeighbors" in shown
+    assert type(neighbors.quantizer_).__name__ in shown
+
+
+def test_a_frozen_or_foreign_quantizer_needs_no_callbacks(digits, capsys):
+    X, _, y, _ = digits
+    frozen = FrozenEstimator(ProductQuantizer(M=2, K=4, random_state=0).fit(X))
+    DPQNeighbors(quantizer=frozen).set_callbacks(ProgressBar()).fit(X, y)
+    assert "DPQNeighbors" in capsys.readouterr().out
