@@ -70,6 +70,7 @@ class FittingMixin(CallbackSupportMixin):
                 batches,
                 validation=held_out,
                 loss_weights=self._loss_weights(),
+                label_smoothing=self.label_smoothing,
                 learning_rate=self.learning_rate,
                 weight_decay=self.weight_decay,
                 max_iter=n_epochs,
@@ -118,7 +119,9 @@ class FittingMixin(CallbackSupportMixin):
         batches = self._batches(X, y, sample_weight * class_weight[y], network, device)
         seeded = seeded_globally(generator, device, enabled=self.backbone is not None or self.augment is not None)
         with seeded, threads_for(network, min(self.batch_size, len(batches))):
-            curve = train_one_pass(network, optimizer, batches, self._loss_weights(), self.augment, generator)
+            curve = train_one_pass(
+                network, optimizer, batches, self._loss_weights(), self.label_smoothing, self.augment, generator
+            )
         curve = {name: [value] for name, value in curve.items()}
         self.loss_curve_ = curve if first else _extended(self.loss_curve_, curve)
         self.validation_scores_ = None
@@ -215,7 +218,7 @@ class FittingMixin(CallbackSupportMixin):
     def _start_network(self, X, generator, again, dtype=None):
         """Return the network on the CPU: initialised, or `again` as it was fitted."""
         if again:
-            network = DPQNetwork(**self.architecture_)
+            network = DPQNetwork(**self.architecture_, dropout=self.dropout)
             network.load_state_dict(
                 {name: torch.from_numpy(a.copy()) for name, a in self.parameters_.items()}, assign=True
             )
@@ -228,7 +231,7 @@ class FittingMixin(CallbackSupportMixin):
             # order or multiplicity of its samples.
             single = self.backbone is None and len(X) <= self.batch_size and X.dtype not in (np.float16, np.float32)
             dtype = torch.float64 if single and check_device(self.device).type != "mps" else torch.float32
-        network = DPQNetwork(**self.architecture_, backbone=self.backbone_).to(dtype)
+        network = DPQNetwork(**self.architecture_, backbone=self.backbone_, dropout=self.dropout).to(dtype)
         network.initialise(generator)
         return network
 

@@ -32,6 +32,8 @@ class BaseDPQ(FittingMixin, QuantizerMixin, BaseEstimator):
         "backbone": [torch.nn.Module, None],
         "augment": [callable, None],
         "intra_norm": ["boolean"],
+        "dropout": [Interval(Real, 0, 1, closed="left")],
+        "label_smoothing": [Interval(Real, 0, 1, closed="left")],
         "softmax_soft_weight": [Interval(Real, 0, None, closed="left")],
         "softmax_hard_weight": [Interval(Real, 0, None, closed="left")],
         "joint_central_weight": [Interval(Real, 0, None, closed="left")],
@@ -64,6 +66,8 @@ class BaseDPQ(FittingMixin, QuantizerMixin, BaseEstimator):
         backbone=None,
         augment=None,
         intra_norm=False,
+        dropout=0.0,
+        label_smoothing=0.0,
         softmax_soft_weight=1.0,
         softmax_hard_weight=1.0,
         joint_central_weight=0.3,
@@ -92,6 +96,8 @@ class BaseDPQ(FittingMixin, QuantizerMixin, BaseEstimator):
         self.backbone = backbone
         self.augment = augment
         self.intra_norm = intra_norm
+        self.dropout = dropout
+        self.label_smoothing = label_smoothing
         self.softmax_soft_weight = softmax_soft_weight
         self.softmax_hard_weight = softmax_hard_weight
         self.joint_central_weight = joint_central_weight

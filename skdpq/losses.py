@@ -7,7 +7,7 @@ Both Gini terms are also means over the M parts, so that their weights mean the 
 from torch import nn
 
 
-def softmax_loss(logits, y, weight):
+def softmax_loss(logits, y, weight, smoothing=0.0):
     """Softmax (cross-entropy) loss of the shared classifier, on soft or on hard.
 
     Parameters
@@ -18,13 +18,15 @@ def softmax_loss(logits, y, weight):
         Class indices.
     weight : Tensor of shape (B,)
         Sample weights that sum to one.
+    smoothing : float, default=0.0
+        Share of the target that is spread evenly over all classes.
 
     Returns
     -------
     loss : Tensor of shape ()
         Weighted mean over the batch.
     """
-    return nn.functional.cross_entropy(logits, y, reduction="none") @ weight
+    return nn.functional.cross_entropy(logits, y, reduction="none", label_smoothing=smoothing) @ weight
 
 
 def joint_central_loss(soft, hard, centers, weight):

@@ -93,11 +93,16 @@ class DPQNetwork(nn.Module):
         Widths of the ReLU layers of a part network; empty to go straight from s_m to the K logits.
     backbone : Module or None
         Learned in front of the trunk; returns (B, n_units).
+    dropout : float
+        Share of the n_units that training sets to zero, drawn anew for each sample.
     """
 
-    def __init__(self, n_units, n_classes, *, M, K, D, hidden_layer_sizes, part_layer_sizes, backbone=None):
+    def __init__(
+        self, n_units, n_classes, *, M, K, D, hidden_layer_sizes, part_layer_sizes, backbone=None, dropout=0.0
+    ):
         super().__init__()
         self.M = M
+        self.dropout = dropout
         self.backbone = backbone
         widths = [n_units, *hidden_layer_sizes]
         self.trunk = nn.ModuleList(nn.utils.skip_init(nn.Linear, a, b) for a, b in pairwise(widths))
@@ -131,13 +136,15 @@ class DPQNetwork(nn.Module):
         self.codebooks.normal_(0.0, self.codebooks.shape[2] ** -0.5, generator=generator)
         self.class_centers.zero_()
 
-    def distributions(self, x):
+    def distributions(self, x, generator=None):
         """Compute p_m, the distribution of every part over its codewords.
 
         Parameters
         ----------
         x : Tensor of shape (B, n_units), or what the backbone takes
             The batch.
+        generator : torch.Generator, default=None
+            Draws what to drop in training mode, on the device of the network.
 
         Returns
         -------
@@ -146,6 +153,9 @@ class DPQNetwork(nn.Module):
         """
         if self.backbone is not None:
             x = self.backbone(x)
+        if self.training and self.dropout:
+            kept = torch.empty_like(x).bernoulli_(1 - self.dropout, generator=generator)
+            x = x * kept.div_(1 - self.dropout)
         for layer in self.trunk:
             x = torch.relu(layer(x))
         B, n_units = x.shape
@@ -157,20 +167,22 @@ class DPQNetwork(nn.Module):
             s = torch.relu(layer(s))
         return torch.softmax(self.parts[-1](s), dim=-1)
 
-    def forward(self, x):
+    def forward(self, x, generator=None):
         """Compute p, the codes and both representations of a batch.
 
         Parameters
         ----------
         x : Tensor of shape (B, n_units), or what the backbone takes
             The batch.
+        generator : torch.Generator, default=None
+            As for `distributions`.
 
         Returns
         -------
         output : DPQOutput
             Tensors on the device of the parameters.
         """
-        p = self.distributions(x)
+        p = self.distributions(x, generator)
         codes = p.argmax(dim=-1)
         soft = torch.bmm(p, self.codebooks)  # eq. 1
         hard = StraightThroughGather.apply(p, codes, self.codebooks)  # eq. 2

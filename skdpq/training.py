@@ -58,7 +58,7 @@ class Schedule:
         return min(1.0, time / (0.1 * self.decay_start))
 
 
-def objective(network, x, y, weight, loss_weights):
+def objective(network, x, y, weight, loss_weights, label_smoothing=0.0, generator=None):
     """Compute the objective on a batch.
 
     Parameters
@@ -73,6 +73,10 @@ def objective(network, x, y, weight, loss_weights):
         Sample weights that sum to one.
     loss_weights : dict of str to float
         Weight of every term of `TERMS`.
+    label_smoothing : float, default=0.0
+        Of both softmax losses.
+    generator : torch.Generator, default=None
+        Draws what to drop, on the device of the network.
 
     Returns
     -------
@@ -81,10 +85,10 @@ def objective(network, x, y, weight, loss_weights):
     terms : Tensor of shape (5,)
         The terms in the order of `TERMS`, unweighted and detached.
     """
-    output = network(x)
+    output = network(x, generator)
     terms = (
-        losses.softmax_loss(network.classifier(output.soft), y, weight),
-        losses.softmax_loss(network.classifier(output.hard), y, weight),
+        losses.softmax_loss(network.classifier(output.soft), y, weight, label_smoothing),
+        losses.softmax_loss(network.classifier(output.hard), y, weight, label_smoothing),
         losses.joint_central_loss(output.soft, output.hard, network.class_centers[y], weight),
         losses.gini_batch(output.p, weight),
         losses.gini_sample(output.p, weight),
@@ -99,6 +103,7 @@ def train(
     *,
     validation,
     loss_weights,
+    label_smoothing,
     learning_rate,
     weight_decay,
     max_iter,
@@ -122,6 +127,8 @@ def train(
         X, y and weight to validate on after each epoch; the weights that score best there are kept.
     loss_weights : dict of str to float
         Weight of every term of `TERMS`.
+    label_smoothing : float
+        Of both softmax losses.
     learning_rate, weight_decay : float
         Of AdamW; the decay acts on weights of layers, not on biases, codebooks or class centers.
     max_iter : int
@@ -165,6 +172,7 @@ def train(
                 optimizer,
                 batches,
                 loss_weights,
+                label_smoothing,
                 augment,
                 generator,
                 lambda time, epoch=epoch: learning_rate * schedule.factor(epoch + time),
@@ -212,12 +220,12 @@ def train(
     return History(curve, scores)
 
 
-def train_one_pass(network, optimizer, batches, loss_weights, augment, generator):
+def train_one_pass(network, optimizer, batches, loss_weights, label_smoothing, augment, generator):
     """Train the network in place for one epoch, at the optimiser's learning rate.
 
     Parameters
     ----------
-    network, batches, loss_weights, augment, generator
+    network, batches, loss_weights, label_smoothing, augment, generator
         As for `train`.
     optimizer : Optimizer
         From `make_optimizer`.
@@ -233,24 +241,27 @@ def train_one_pass(network, optimizer, batches, loss_weights, augment, generator
         If the loss is no longer finite.
     """
     rate = optimizer.param_groups[0]["lr"]
-    terms = _pass(network, optimizer, batches, loss_weights, augment, generator, lambda time: rate)
+    terms = _pass(network, optimizer, batches, loss_weights, label_smoothing, augment, generator, lambda time: rate)
     if not math.isfinite(terms["loss"]):
         raise ValueError(f"The loss became {terms['loss']}. Expected a lower learning_rate, got {rate}.")
     network.eval()
     return terms
 
 
-def _pass(network, optimizer, batches, loss_weights, augment, generator, learning_rate):
+def _pass(network, optimizer, batches, loss_weights, label_smoothing, augment, generator, learning_rate):
     """Train for an epoch; `learning_rate` returns the rate at a time from 0 to 1. Return the terms of the objective."""
     network.train()
     codebooks = network.codebooks
     totals = torch.zeros(len(TERMS), dtype=codebooks.dtype, device=codebooks.device)
+    dropping = generator
+    if codebooks.device.type != "cpu":  # a generator draws on its own device only
+        dropping = torch.Generator(codebooks.device).manual_seed(int(torch.randint(2**31, (), generator=generator)))
     for i, (x, y, weight) in enumerate(batches.epoch(generator)):
         rate = learning_rate(min(1.0, (i + 1) / (batches.n_batches + 1)))
         for group in optimizer.param_groups:
             group["lr"] = rate
         x = x if augment is None else augment(x)
-        loss, terms = objective(network, x, y, weight / weight.sum(), loss_weights)
+        loss, terms = objective(network, x, y, weight / weight.sum(), loss_weights, label_smoothing, dropping)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()

@@ -36,6 +36,10 @@ class DPQTransformer(BaseDPQ):
     intra_norm : bool, default=False
         L2-normalise every part of soft and of the codewords (section 4), for retrieval across domains. It needs no
         retraining: it may be changed on a fitted estimator with `set_params`. Predictions do not depend on it.
+    dropout : float, default=0.0
+        Share of the features, or units of the backbone, that are dropped in training, others for each sample.
+    label_smoothing : float, default=0.0
+        Share of each label that the softmax losses spread evenly over all classes.
     softmax_soft_weight, softmax_hard_weight : float, default=1.0
         Weight of the softmax loss on soft and on hard.
     joint_central_weight : float, default=0.3
