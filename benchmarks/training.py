@@ -24,10 +24,10 @@ Products count as the algorithm needs them, in multiply-adds a sample, of 2 FLOP
     3 (trunk + parts + codebooks) + 6 classifier - first layer
 
 where each name stands for the number of its weights. A layer has one product forward and two backward, but the first
-has no gradient of its input. So has soft = p C, where one, gradient C^T, serves soft and hard together; hard itself is a
-gather. The classifier is applied twice. All else (softmax, losses, optimiser) counts as nothing. MLPClassifier's layers
-count alike: 2 first + 3 second. Encoding needs trunk + parts, and codebooks for soft. Rates are also given as a share of
-that of torch.mm, 1024 x 1024 x 1024 in float32, with as many threads, best of all rounds.
+has no gradient of its input. So has soft = p C, where one, gradient C^T, serves soft and hard together; hard itself is
+a gather. The classifier is applied twice. All else (softmax, losses, optimiser) counts as nothing. MLPClassifier's
+layers count alike: 2 first + 3 second. Encoding needs trunk + parts, and codebooks for soft. Rates are also given as a
+share of that of torch.mm, 1024 x 1024 x 1024 in float32, with as many threads, best of all rounds.
 
 Times mean something on an idle machine only.
 """

@@ -6,8 +6,8 @@ import numpy as np
 import torch
 
 IN_MEMORY = 2**28  # bytes of float32 up to which all samples are converted at once: 256 MB
-_CHUNK = 2**21  # bytes of float32 that are read in one piece: 2 MB
-_MIXED = 64  # chunks in memory at a time, whose samples are shuffled together: 128 MB
+_CHUNK = 2**16  # bytes of float32 that are read in one piece
+_MIXED = 2**11  # pieces in memory at a time, whose samples are shuffled together: 128 MB
 
 
 class InMemory:
@@ -40,7 +40,8 @@ class Streamed:
     """Samples that are too many to convert at once; NumPy's memory maps among them.
 
     An epoch visits contiguous chunks in random order, and shuffles the samples of many chunks together: so a memory map
-    is read in long pieces, and samples that are sorted by class mix all the same.
+    is read in pieces, and samples that are sorted by class mix all the same. The chunks are small so that each shuffle
+    has about its share of each class.
 
     Parameters
     ----------
@@ -75,14 +76,12 @@ class Streamed:
         order = torch.randperm(len(self.chunks), generator=generator).tolist()
         for start in range(0, len(order), _MIXED):
             chunks = [self.chunks[i] for i in order[start : start + _MIXED]]
-            X = torch.cat([self._load(chunk) for chunk in chunks])
+            X = self.convert(np.concatenate([self.X[chunk] for chunk in chunks]))
+            if self.device.type == "cuda":
+                X = X.pin_memory()
             y = torch.from_numpy(np.concatenate([self.y[chunk] for chunk in chunks]))
             weight = torch.from_numpy(np.concatenate([self.weight[chunk] for chunk in chunks])).to(X.dtype)
             kept = torch.nonzero(weight)[:, 0]
             kept = kept[torch.randperm(len(kept), generator=generator)]
             for batch in kept.tensor_split(math.ceil(len(kept) / self.batch_size)):
                 yield tuple(tensor[batch].to(self.device) for tensor in (X, y, weight))
-
-    def _load(self, chunk):
-        X = self.convert(self.X[chunk])
-        return X.pin_memory() if self.device.type == "cuda" else X
