@@ -6,6 +6,7 @@ from numbers import Integral
 
 import numpy as np
 import torch
+from sklearn.base import is_classifier
 from sklearn.callback import CallbackSupportMixin, with_callbacks
 from sklearn.model_selection import train_test_split
 from sklearn.preprocessing import StandardScaler
@@ -97,7 +98,9 @@ class FittingMixin(CallbackSupportMixin):
             if not first and not np.array_equal(classes, self.classes_):
                 raise ValueError(f"Expected the classes of the first call, {self.classes_}, got {classes}.")
         elif first:
-            raise ValueError("classes must be passed on the first call to partial_fit.")
+            if is_classifier(self):
+                raise ValueError("classes must be passed on the first call to partial_fit.")
+            classes = np.unique(y)
         if first:
             if len(classes) < 2:
                 raise ValueError(f"{type(self).__name__} needs at least 2 classes, got only one class: {classes}.")

@@ -173,7 +173,8 @@ class BaseDPQ(FittingMixin, QuantizerMixin, BaseEstimator):
         y : array-like of shape (n_samples,)
             Class labels.
         classes : array-like of shape (n_classes,), default=None
-            All labels that may come. Required at the first call, and the same or None at later ones.
+            All labels that may come; the same or None at later calls. At the first call a classifier requires them, as
+            scikit-learn's do; a transformer takes those in y.
         sample_weight : array-like of shape (n_samples,), default=None
             Non-negative weights.
 
@@ -185,7 +186,7 @@ class BaseDPQ(FittingMixin, QuantizerMixin, BaseEstimator):
         Raises
         ------
         ValueError
-            If the data are invalid or have labels that are not in `classes`, or at the first call without `classes`.
+            If the data are invalid or have labels that are not in `classes`, or a classifier is first called without.
         """
         with all_or_nothing(self) as draft:
             draft._partial_fit(X, y, classes, sample_weight)

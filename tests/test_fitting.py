@@ -207,7 +207,7 @@ def test_bad_partial_fits_are_refused_and_change_nothing(digits):
     X, X_test, y, _ = digits
     clf = DPQTransformer(M=2, K=4, random_state=0)
     with pytest.raises(ValueError, match="classes must be passed"):
-        clf.partial_fit(X, y)
+        DPQClassifier(M=2, K=4).partial_fit(X, y)
     with pytest.raises(ValueError, match="only one class"):
         clf.partial_fit(X[y == 1], y[y == 1], classes=[1])
     with pytest.raises(ValueError, match="needs all samples"):
