@@ -29,11 +29,10 @@ class InMemory:
         return len(self.tensors[0])
 
     def epoch(self, generator):
-        """Yield the batches of an epoch, as X, y and weight."""
-        device = self.tensors[0].device
-        order = torch.randperm(len(self), generator=generator).to(device)
+        """Yield the batches of an epoch: X, y and weight, and which rows of them."""
+        order = torch.randperm(len(self), generator=generator).to(self.tensors[0].device)
         for batch in order.tensor_split(self.n_batches):
-            yield tuple(tensor[batch] for tensor in self.tensors)
+            yield *self.tensors, batch
 
 
 class Streamed:
@@ -55,13 +54,11 @@ class Streamed:
         Samples a batch at most.
     convert : callable
         Returns a tensor of some rows of X.
-    device : torch.device
-        Where the network is.
     """
 
-    def __init__(self, X, y, weight, batch_size, convert, device):
+    def __init__(self, X, y, weight, batch_size, convert):
         self.X, self.y, self.weight = X, y, weight
-        self.batch_size, self.convert, self.device = batch_size, convert, device
+        self.batch_size, self.convert = batch_size, convert
         size = max(1, _CHUNK // (4 * math.prod(X.shape[1:])))
         rows = [np.arange(start, min(start + size, len(X))) for start in range(0, len(X), size)]
         self.chunks = [slice(kept[0], kept[-1] + 1) for kept in (r[weight[r] > 0] for r in rows) if len(kept)]
@@ -72,16 +69,14 @@ class Streamed:
         return self.n
 
     def epoch(self, generator):
-        """Yield the batches of an epoch, as X, y and weight."""
+        """Yield the batches of an epoch: X, y and weight, and which rows of them; on the CPU."""
         order = torch.randperm(len(self.chunks), generator=generator).tolist()
         for start in range(0, len(order), _MIXED):
             chunks = [self.chunks[i] for i in order[start : start + _MIXED]]
             X = self.convert(np.concatenate([self.X[chunk] for chunk in chunks]))
-            if self.device.type == "cuda":
-                X = X.pin_memory()
             y = torch.from_numpy(np.concatenate([self.y[chunk] for chunk in chunks]))
             weight = torch.from_numpy(np.concatenate([self.weight[chunk] for chunk in chunks])).to(X.dtype)
             kept = torch.nonzero(weight)[:, 0]
             kept = kept[torch.randperm(len(kept), generator=generator)]
             for batch in kept.tensor_split(math.ceil(len(kept) / self.batch_size)):
-                yield tuple(tensor[batch].to(self.device) for tensor in (X, y, weight))
+                yield X, y, weight, batch

@@ -1,11 +1,8 @@
-"""Where torch computes, on how many threads, and from which global seed; nothing of it outlives a call."""
+"""Where torch computes, and from which global seed; nothing of it outlives a call."""
 
 from contextlib import contextmanager
 
 import torch
-from threadpoolctl import threadpool_limits
-
-_SHARED_PRODUCTS = 2**27  # multiply-adds of a forward pass above which threads share a training batch
 
 
 def check_device(device):
@@ -20,18 +17,6 @@ def check_device(device):
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise ValueError(f"Expected a device that torch can use here, got device={str(device)!r}: {error}") from error
     return device
-
-
-def threads_for(network, batch_size):
-    """Limit OpenMP to one thread for batches too small to share.
-
-    Threads meet at a barrier after each of some hundred short products of a step; on a busy machine every meeting
-    costs a time slice, which made training a hundred times slower than on one thread. The rule counts, rather than
-    measures, so that the same seed adds up in the same order.
-    """
-    n_weights = sum(parameter.numel() for parameter in network.parameters())
-    small = network.backbone is None and n_weights * batch_size < _SHARED_PRODUCTS
-    return threadpool_limits(1 if small else None, user_api="openmp")
 
 
 @contextmanager

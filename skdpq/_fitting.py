@@ -15,10 +15,11 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import _check_sample_weight, check_consistent_length, column_or_1d, validate_data
 
 from ._batches import IN_MEMORY, InMemory, Streamed
-from ._environment import check_device, seeded_globally, threads_for
+from ._environment import check_device, seeded_globally
 from .network import DPQNetwork
 from .quantizer import compression_ratio
-from .training import TERMS, make_optimizer, train, train_one_pass
+from .losses import TERMS
+from .training import make_step, train, train_one_pass
 
 _SCALER_STATE = ("mean_", "var_", "scale_", "n_samples_seen_")
 _AUTO_STEPS, _AUTO_EPOCHS = 500, 15  # what max_iter="auto" runs at least
@@ -65,15 +66,14 @@ class FittingMixin(CallbackSupportMixin):
         context = self._init_callback_context(max_subtasks=n_epochs)
         watch = _Watch(self, network, context, X, self.classes_[y], None if weight is None else sample_weight)
         seeded = seeded_globally(generator, device, enabled=self.backbone is not None or self.augment is not None)
-        with watch, seeded, threads_for(network, min(self.batch_size, len(batches))):
+        with watch, seeded, self._step(network, batches, generator) as step:
             curve, scores = train(
                 network,
                 batches,
+                step,
                 validation=held_out,
                 loss_weights=self._loss_weights(),
-                label_smoothing=self.label_smoothing,
                 learning_rate=self.learning_rate,
-                weight_decay=self.weight_decay,
                 max_iter=n_epochs,
                 tol=self.tol,
                 n_iter_no_change=self.n_iter_no_change,
@@ -116,21 +116,20 @@ class FittingMixin(CallbackSupportMixin):
         generator = torch.Generator().manual_seed(int(random_state.randint(2**31 - 1)))
         generator.manual_seed(generator.initial_seed() + (0 if first else self.n_iter_))
         network = self._start_network(X, generator, not first, dtype=torch.float32).to(device)
-        optimizer = make_optimizer(network, self.learning_rate, self.weight_decay)
-        if not first and self.optimizer_state_ is not None:
-            optimizer.load_state_dict(_to_tensors(self.optimizer_state_))
         batches = self._batches(X, y, sample_weight * class_weight[y], network, device)
+        step = self._step(network, batches, generator)
+        if not first and self.optimizer_state_ is not None:
+            step.state = self.optimizer_state_
         seeded = seeded_globally(generator, device, enabled=self.backbone is not None or self.augment is not None)
-        with seeded, threads_for(network, min(self.batch_size, len(batches))):
+        with seeded, step:
             curve = train_one_pass(
-                network, optimizer, batches, self._loss_weights(), self.label_smoothing, self.augment, generator
+                network, batches, step, self._loss_weights(), self.learning_rate, self.augment, generator
             )
         curve = {name: [value] for name, value in curve.items()}
         self.loss_curve_ = curve if first else _extended(self.loss_curve_, curve)
         self.validation_scores_ = None
         self.n_iter_ = len(self.loss_curve_["loss"])
-        network.to("cpu")
-        self._finish(network, _to_arrays(optimizer.state_dict()))
+        self._finish(network, step.state)
 
     def _check_training_data(self, X, y, sample_weight, reset=True):
         X, y = validate_data(self, X, y, dtype="numeric", allow_nd=self.backbone is not None, reset=reset)
@@ -245,7 +244,7 @@ class FittingMixin(CallbackSupportMixin):
     def _batches(self, X, y, weight, network, device):
         """Return the source of training batches."""
         if 4 * X.size > IN_MEMORY:
-            return Streamed(X, y, weight, self.batch_size, lambda rows: self._to_tensor(rows, torch.float32), device)
+            return Streamed(X, y, weight, self.batch_size, lambda rows: self._to_tensor(rows, torch.float32))
         if not weight.all():
             kept = weight > 0
             X, y, weight = X[kept], y[kept], weight[kept]
@@ -261,6 +260,12 @@ class FittingMixin(CallbackSupportMixin):
                 values = (values - self.mean_.astype(precise)) / self.scale_.astype(precise)
             tensor[block] = torch.from_numpy(np.require(values, requirements="W"))
         return tensor
+
+    def _step(self, network, batches, generator):
+        size = min(self.batch_size, len(batches))
+        return make_step(
+            network, self._loss_weights(), self.label_smoothing, self.weight_decay, size, generator
+        )
 
     def _loss_weights(self):
         return {name: getattr(self, f"{name}_weight") for name in TERMS}
@@ -315,18 +320,6 @@ def _parameters(network):
 
 def _extended(curve, more):
     return {name: values + more[name] for name, values in curve.items()}
-
-
-def _to_arrays(state):
-    """Return the state of an optimiser with NumPy arrays for tensors."""
-    moments = {i: {name: value.cpu().numpy() for name, value in s.items()} for i, s in state["state"].items()}
-    return {"state": moments, "param_groups": state["param_groups"]}
-
-
-def _to_tensors(state):
-    """Undo `_to_arrays`."""
-    moments = {i: {name: torch.tensor(value) for name, value in s.items()} for i, s in state["state"].items()}
-    return {"state": moments, "param_groups": state["param_groups"]}
 
 
 def _check_layer_sizes(sizes, name):

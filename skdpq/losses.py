@@ -6,6 +6,8 @@ Both Gini terms are also means over the M parts, so that their weights mean the 
 
 from torch import nn
 
+TERMS = ("softmax_soft", "softmax_hard", "joint_central", "gini_batch", "gini_sample")  # of the objective
+
 
 def softmax_loss(logits, y, weight, smoothing=0.0):
     """Softmax (cross-entropy) loss of the shared classifier, on soft or on hard.

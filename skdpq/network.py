@@ -29,28 +29,31 @@ class DPQOutput(NamedTuple):
     hard: torch.Tensor
 
 
-class StraightThroughGather(torch.autograd.Function):
-    """Equation 2 with the straight-through estimator: hard_m = C_m(k*), k* = argmax_k p_m(k).
+class SoftAndHard(torch.autograd.Function):
+    """Equations 1 to 4: soft_m = p_m C_m, and hard_m = C_m(k*) with the straight-through estimator.
 
-    Forward gathers rows of the codebooks. Backward treats the one-hot encoding e_m as the identity: p_m receives what
-    e_m would, (gradient of hard_m) C_m^T, and C_m receives e_m^T (gradient of hard_m), a scatter of rows.
+    Forward gathers hard from the rows of the codebooks. Backward treats the one-hot encoding e_m as the identity: p_m
+    receives what e_m would, so that one product serves both, (gradient of soft_m + gradient of hard_m) C_m^T. C_m
+    receives p_m^T (gradient of soft_m) + e_m^T (gradient of hard_m), the latter a scatter of rows.
     """
 
     @staticmethod
     def forward(ctx, p, codes, codebooks):
-        """Gather hard (M, B, D) for p (M, B, K), codes (M, B) and codebooks (M, K, D)."""
+        """Compute soft and hard (B, M * D) from p (M, B, K), codes (M, B) and codebooks (M, K, D)."""
         M, K, D = codebooks.shape
-        rows = (codes + K * torch.arange(M, device=codes.device)[:, None]).reshape(-1)
-        ctx.save_for_backward(rows, codebooks)
-        return codebooks.reshape(M * K, D).index_select(0, rows).reshape(M, -1, D)
+        rows = (codes.T + K * torch.arange(M, device=codes.device)).reshape(-1)
+        ctx.save_for_backward(p, rows, codebooks)
+        soft = concatenate_parts(torch.bmm(p, codebooks))
+        hard = codebooks.reshape(M * K, D).index_select(0, rows).reshape(-1, M * D)
+        return soft, hard
 
     @staticmethod
-    def backward(ctx, grad_hard):
+    def backward(ctx, grad_soft, grad_hard):
         """Pass the gradient of hard on to p as it is, and to the rows of the codebooks that were gathered."""
-        rows, codebooks = ctx.saved_tensors
+        p, rows, codebooks = ctx.saved_tensors
         M, K, D = codebooks.shape
-        grad_p = torch.bmm(grad_hard, codebooks.transpose(1, 2))
-        grad_codebooks = torch.zeros_like(codebooks).reshape(M * K, D)
+        grad_p = torch.bmm(split_parts(grad_soft + grad_hard, M, D), codebooks.transpose(1, 2))
+        grad_codebooks = torch.bmm(p.transpose(1, 2), split_parts(grad_soft, M, D)).reshape(M * K, D)
         grad_codebooks.index_add_(0, rows, grad_hard.reshape(-1, D))
         return grad_p, None, grad_codebooks.reshape(M, K, D)
 
@@ -101,7 +104,7 @@ class DPQNetwork(nn.Module):
         self, n_units, n_classes, *, M, K, D, hidden_layer_sizes, part_layer_sizes, backbone=None, dropout=0.0
     ):
         super().__init__()
-        self.M = M
+        self.n_units, self.M = n_units, M
         self.dropout = dropout
         self.backbone = backbone
         widths = [n_units, *hidden_layer_sizes]
@@ -158,11 +161,7 @@ class DPQNetwork(nn.Module):
             x = x * kept.div_(1 - self.dropout)
         for layer in self.trunk:
             x = torch.relu(layer(x))
-        B, n_units = x.shape
-        if n_units < self.M:
-            s = x.expand(self.M, B, n_units)
-        else:
-            s = x[:, : self.M * self.N].reshape(B, self.M, self.N).transpose(0, 1)
+        s = split_parts(x, self.M, self.N)
         for layer in self.parts[:-1]:
             s = torch.relu(layer(s))
         return torch.softmax(self.parts[-1](s), dim=-1)
@@ -184,11 +183,17 @@ class DPQNetwork(nn.Module):
         """
         p = self.distributions(x, generator)
         codes = p.argmax(dim=-1)
-        soft = torch.bmm(p, self.codebooks)  # eq. 1
-        hard = StraightThroughGather.apply(p, codes, self.codebooks)  # eq. 2
-        return DPQOutput(p, codes, concatenate_parts(soft), concatenate_parts(hard))
+        return DPQOutput(p, codes, *SoftAndHard.apply(p, codes, self.codebooks))
 
 
 def concatenate_parts(x):
     """Concatenate the parts of every sample (equations 3 and 4): (M, B, D) to (B, M * D)."""
     return x.transpose(0, 1).reshape(x.shape[1], -1)
+
+
+def split_parts(x, M, N):
+    """View x (B, n_units) as M parts (M, B, N); with fewer units than parts, each part is all of them."""
+    B, n_units = x.shape
+    if n_units < M:
+        return x.expand(M, B, n_units)
+    return x[:, : M * N].unflatten(1, (M, N)).transpose(0, 1)

@@ -9,8 +9,8 @@ import torch
 from sklearn.exceptions import ConvergenceWarning
 
 from . import losses
-
-TERMS = ("softmax_soft", "softmax_hard", "joint_central", "gini_batch", "gini_sample")
+from ._step import RecordedStep
+from .losses import TERMS
 
 
 class History(NamedTuple):
@@ -100,12 +100,11 @@ def objective(network, x, y, weight, loss_weights, label_smoothing=0.0, generato
 def train(
     network,
     batches,
+    step,
     *,
     validation,
     loss_weights,
-    label_smoothing,
     learning_rate,
-    weight_decay,
     max_iter,
     tol,
     n_iter_no_change,
@@ -123,14 +122,14 @@ def train(
         Initialised, on its device.
     batches : InMemory or Streamed
         Source of the training batches (`_batches`).
+    step : RecordedStep or AutogradStep
+        From `make_step`.
     validation : tuple of Tensor or None
         X, y and weight to validate on after each epoch; the weights that score best there are kept.
     loss_weights : dict of str to float
         Weight of every term of `TERMS`.
-    label_smoothing : float
-        Of both softmax losses.
-    learning_rate, weight_decay : float
-        Of AdamW; the decay acts on weights of layers, not on biases, codebooks or class centers.
+    learning_rate : float
+        Of AdamW, in the constant phase.
     max_iter : int
         Epochs at most.
     tol, n_iter_no_change : float, int
@@ -158,7 +157,6 @@ def train(
         See `warn`; and if training is interrupted after an epoch or more, the weights being the best on the
         validation data, or without them those at the interruption.
     """
-    optimizer = make_optimizer(network, learning_rate, weight_decay)
     schedule = Schedule(max_iter)
     curve = {name: [] for name in ("loss", *TERMS)}
     scores = [] if validation is not None else None
@@ -169,10 +167,9 @@ def train(
             watch.begin_epoch()
             terms = _pass(
                 network,
-                optimizer,
                 batches,
+                step,
                 loss_weights,
-                label_smoothing,
                 augment,
                 generator,
                 lambda time, epoch=epoch: learning_rate * schedule.factor(epoch + time),
@@ -220,15 +217,15 @@ def train(
     return History(curve, scores)
 
 
-def train_one_pass(network, optimizer, batches, loss_weights, label_smoothing, augment, generator):
-    """Train the network in place for one epoch, at the optimiser's learning rate.
+def train_one_pass(network, batches, step, loss_weights, learning_rate, augment, generator):
+    """Train the network in place for one epoch.
 
     Parameters
     ----------
-    network, batches, loss_weights, label_smoothing, augment, generator
+    network, batches, step, loss_weights, augment, generator
         As for `train`.
-    optimizer : Optimizer
-        From `make_optimizer`.
+    learning_rate : float
+        Of AdamW, for the whole epoch.
 
     Returns
     -------
@@ -240,47 +237,111 @@ def train_one_pass(network, optimizer, batches, loss_weights, label_smoothing, a
     ValueError
         If the loss is no longer finite.
     """
-    rate = optimizer.param_groups[0]["lr"]
-    terms = _pass(network, optimizer, batches, loss_weights, label_smoothing, augment, generator, lambda time: rate)
+    terms = _pass(network, batches, step, loss_weights, augment, generator, lambda time: learning_rate)
     if not math.isfinite(terms["loss"]):
-        raise ValueError(f"The loss became {terms['loss']}. Expected a lower learning_rate, got {rate}.")
+        raise ValueError(f"The loss became {terms['loss']}. Expected a lower learning_rate, got {learning_rate}.")
     network.eval()
     return terms
 
 
-def _pass(network, optimizer, batches, loss_weights, label_smoothing, augment, generator, learning_rate):
+def _pass(network, batches, step, loss_weights, augment, generator, learning_rate):
     """Train for an epoch; `learning_rate` returns the rate at a time from 0 to 1. Return the terms of the objective."""
     network.train()
-    codebooks = network.codebooks
-    totals = torch.zeros(len(TERMS), dtype=codebooks.dtype, device=codebooks.device)
-    dropping = generator
-    if codebooks.device.type != "cpu":  # a generator draws on its own device only
-        dropping = torch.Generator(codebooks.device).manual_seed(int(torch.randint(2**31, (), generator=generator)))
-    for i, (x, y, weight) in enumerate(batches.epoch(generator)):
-        rate = learning_rate(min(1.0, (i + 1) / (batches.n_batches + 1)))
-        for group in optimizer.param_groups:
-            group["lr"] = rate
-        x = x if augment is None else augment(x)
-        loss, terms = objective(network, x, y, weight / weight.sum(), loss_weights, label_smoothing, dropping)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        optimizer.step()
-        totals += terms * (len(y) / len(batches))
+    totals = torch.zeros(len(TERMS), dtype=network.codebooks.dtype, device=network.codebooks.device)
+    for i, (X, y, weight, batch) in enumerate(batches.epoch(generator)):
+        if augment is not None:
+            X, y, weight = augment(X[batch]), y[batch], weight[batch]
+            batch = torch.arange(len(y), device=y.device)
+        terms = step(X, y, weight, batch, learning_rate(min(1.0, (i + 1) / (batches.n_batches + 1))))
+        totals.add_(terms, alpha=len(batch) / len(batches))
     means = dict(zip(TERMS, totals.tolist(), strict=True))
     return {"loss": sum(loss_weights[name] * mean for name, mean in means.items())} | means
 
 
-def make_optimizer(network, learning_rate, weight_decay):
-    """Return AdamW for all parameters of the network, of which only layers' weights decay."""
-    layers = [*network.trunk, *network.parts, network.classifier]
-    decayed = [layer.weight for layer in layers]
-    other = [layer.bias for layer in layers] + [network.codebooks, network.class_centers]
-    if network.backbone is not None:
-        for parameter in network.backbone.parameters():
-            if parameter.requires_grad:
-                (decayed if parameter.ndim > 1 else other).append(parameter)
-    groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": other, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=learning_rate, fused=network.codebooks.device.type in ("cpu", "cuda"))
+def make_step(network, loss_weights, label_smoothing, weight_decay, batch_size, generator):
+    """Return the faster of two steps that compute the same: recorded ones are for features on the CPU.
+
+    Parameters
+    ----------
+    network : DPQNetwork
+        The network, on its device.
+    loss_weights : dict of str to float
+        Weight of every term of `TERMS`.
+    label_smoothing : float
+        Of both softmax losses.
+    weight_decay : float
+        Of AdamW, on weights of layers; not on biases, codebooks or class centers.
+    batch_size : int
+        Samples a batch at most.
+    generator : torch.Generator
+        Seeds what is dropped.
+
+    Returns
+    -------
+    step : RecordedStep or AutogradStep
+        Has `step(X, y, weight, batch, learning_rate)`, is a context manager, and has the `state` of AdamW.
+    """
+    if network.backbone is None and network.codebooks.device.type == "cpu":
+        return RecordedStep(network, loss_weights, label_smoothing, weight_decay, batch_size, generator)
+    return AutogradStep(network, loss_weights, label_smoothing, weight_decay, generator)
+
+
+class AutogradStep:
+    """Trains any network on any device, a batch at a time; takes what `make_step` takes."""
+
+    def __init__(self, network, loss_weights, label_smoothing, weight_decay, generator):
+        self._network, self._loss_weights, self._smoothing = network, loss_weights, label_smoothing
+        self._device = network.codebooks.device
+        seed = int(torch.randint(2**63 - 1, (), generator=generator))
+        self._generator = torch.Generator(self._device).manual_seed(seed)  # it draws on its own device only
+        parameters = {name: p for name, p in network.named_parameters() if p.requires_grad}
+        own = {name for name in parameters if not name.startswith("backbone.")}
+        decayed = {name for name, p in parameters.items() if (name.endswith(".weight") if name in own else p.ndim > 1)}
+        self._names = sorted(parameters, key=lambda name: name not in decayed)
+        groups = [
+            {"params": [parameters[name] for name in self._names if name in decayed], "weight_decay": weight_decay},
+            {"params": [parameters[name] for name in self._names if name not in decayed], "weight_decay": 0.0},
+        ]
+        self._optimizer = torch.optim.AdamW(groups, fused=self._device.type in ("cpu", "cuda"))
+
+    @property
+    def state(self):
+        """State of AdamW: the number of steps, and both moments by the names of the parameters, as arrays."""
+        moments = self._optimizer.state_dict()["state"]
+        arrays = [
+            {name: moments[i][key].cpu().numpy() for i, name in enumerate(self._names) if i in moments}
+            for key in ("exp_avg", "exp_avg_sq")
+        ]
+        n_steps = max((int(moment["step"]) for moment in moments.values()), default=0)
+        return {"step": n_steps, "exp_avg": arrays[0], "exp_avg_sq": arrays[1]}
+
+    @state.setter
+    def state(self, state):
+        moments = {
+            i: {key: torch.tensor(state[key][name]) for key in ("exp_avg", "exp_avg_sq")}
+            | {"step": torch.tensor(float(state["step"]))}
+            for i, name in enumerate(self._names)
+            if name in state["exp_avg"]
+        }
+        self._optimizer.load_state_dict(self._optimizer.state_dict() | {"state": moments})
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        pass
+
+    def __call__(self, X, y, weight, batch, learning_rate):
+        """Learn from rows `batch` of X, y and weight; return the terms of the objective, unweighted."""
+        x, y, weight = (tensor[batch].to(self._device, non_blocking=True) for tensor in (X, y, weight))
+        for group in self._optimizer.param_groups:
+            group["lr"] = learning_rate
+        weight = weight / weight.sum()
+        loss, terms = objective(self._network, x, y, weight, self._loss_weights, self._smoothing, self._generator)
+        self._optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        self._optimizer.step()
+        return terms
 
 
 @torch.no_grad()

@@ -27,18 +27,23 @@ def digits():
 # Batches
 
 
+def gathered(batches):
+    """Return X, y and weight of each batch."""
+    return [[tensor[batch] for tensor in tensors] for *tensors, batch in batches]
+
+
 @pytest.mark.parametrize("batch_size", [1, 7, 64, 1000])
 def test_an_epoch_of_streamed_batches_visits_each_sample_with_weight_once(batch_size, monkeypatch):
     monkeypatch.setattr("skdpq._batches._CHUNK", 4 * 3 * 10)  # ten samples
     monkeypatch.setattr("skdpq._batches._MIXED", 4)
     rng = np.random.default_rng(0)
     X, y, weight = np.arange(300.0).reshape(100, 3), np.arange(100), rng.integers(0, 3, 100).astype(float)
-    streamed = Streamed(X, y, weight, batch_size, torch.from_numpy, torch.device("cpu"))
+    streamed = Streamed(X, y, weight, batch_size, torch.from_numpy)
     kept = np.flatnonzero(weight)
     assert len(streamed) == len(kept)
     orders = []
     for seed in range(2):
-        batches = list(streamed.epoch(torch.Generator().manual_seed(seed)))
+        batches = gathered(streamed.epoch(torch.Generator().manual_seed(seed)))
         assert all(1 <= len(batch[1]) <= batch_size for batch in batches)
         order = np.concatenate([batch[1].numpy() for batch in batches])
         assert_array_equal(np.sort(order), kept)
@@ -50,7 +55,7 @@ def test_an_epoch_of_streamed_batches_visits_each_sample_with_weight_once(batch_
 
 def test_an_epoch_in_memory_visits_each_sample_once():
     y = torch.arange(100)
-    batches = list(InMemory(y[:, None] * 2.0, y, y + 1.0, 7).epoch(torch.Generator()))
+    batches = gathered(InMemory(y[:, None] * 2.0, y, y + 1.0, 7).epoch(torch.Generator()))
     order = torch.cat([batch[1] for batch in batches])
     assert_array_equal(np.sort(order), y)
     assert max(len(batch[1]) for batch in batches) <= 7

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from skdpq.network import DPQNetwork, StraightThroughGather
+from skdpq.network import DPQNetwork, SoftAndHard, concatenate_parts
 
 
 def make_network(n_units=12, n_classes=3, *, seed=0, dtype=torch.float64, **sizes):
@@ -97,17 +97,20 @@ def test_gradients_are_those_of_the_one_hot_straight_through_formulation():
     generator = torch.Generator().manual_seed(0)
     logits = torch.randn(M, B, K, dtype=torch.float64, generator=generator, requires_grad=True)
     codebooks = torch.randn(M, K, D, dtype=torch.float64, generator=generator, requires_grad=True)
-    upstream = torch.randn(M, B, D, dtype=torch.float64, generator=generator)
+    upstream = torch.randn(2, B, M * D, dtype=torch.float64, generator=generator)
 
     p = torch.softmax(logits, -1)
-    hard = StraightThroughGather.apply(p, p.argmax(-1), codebooks)
-    gathered = torch.autograd.grad((hard * upstream).sum(), [p, logits, codebooks])
+    soft, hard = SoftAndHard.apply(p, p.argmax(-1), codebooks)
+    gathered = torch.autograd.grad((soft * upstream[0] + hard * upstream[1]).sum(), [p, logits, codebooks])
 
     p = torch.softmax(logits, -1)
     one_hot = torch.nn.functional.one_hot(p.argmax(-1), K).to(p.dtype)
-    hard_one_hot = (one_hot + p - p.detach()) @ codebooks
-    one_hot_gradients = torch.autograd.grad((hard_one_hot * upstream).sum(), [p, logits, codebooks])
+    soft_one_hot = concatenate_parts(p @ codebooks)
+    hard_one_hot = concatenate_parts((one_hot + p - p.detach()) @ codebooks)
+    loss = (soft_one_hot * upstream[0] + hard_one_hot * upstream[1]).sum()
+    one_hot_gradients = torch.autograd.grad(loss, [p, logits, codebooks])
 
+    torch.testing.assert_close(soft, soft_one_hot)
     torch.testing.assert_close(hard, hard_one_hot)
     for ours, reference in zip(gathered, one_hot_gradients, strict=True):
         torch.testing.assert_close(ours, reference, rtol=1e-13, atol=1e-13)
