@@ -16,9 +16,9 @@ from sklearn.utils.validation import _check_sample_weight, check_consistent_leng
 
 from ._batches import IN_MEMORY, InMemory, Streamed
 from ._environment import check_device, seeded_globally
+from .losses import TERMS
 from .network import DPQNetwork
 from .quantizer import compression_ratio
-from .losses import TERMS
 from .training import make_step, train, train_one_pass
 
 _SCALER_STATE = ("mean_", "var_", "scale_", "n_samples_seen_")
@@ -263,9 +263,7 @@ class FittingMixin(CallbackSupportMixin):
 
     def _step(self, network, batches, generator):
         size = min(self.batch_size, len(batches))
-        return make_step(
-            network, self._loss_weights(), self.label_smoothing, self.weight_decay, size, generator
-        )
+        return make_step(network, self._loss_weights(), self.label_smoothing, self.weight_decay, size, generator)
 
     def _loss_weights(self):
         return {name: getattr(self, f"{name}_weight") for name in TERMS}

@@ -78,9 +78,7 @@ class RecordedStep:
 
     def _views(self, flat):
         pieces = flat.split([shape.numel() for shape in self._shapes])
-        return {
-            name: piece.view(shape) for name, shape, piece in zip(self._names, self._shapes, pieces, strict=True)
-        }
+        return {name: piece.view(shape) for name, shape, piece in zip(self._names, self._shapes, pieces, strict=True)}
 
     @property
     def state(self):
@@ -133,7 +131,8 @@ class RecordedStep:
         weight /= weight.sum()
         y = y.index_select(0, batch)
         n_shards = len(self._shards)
-        for shard, rows in zip(self._shards, zip(*(t.tensor_split(n_shards) for t in (batch, y, weight))), strict=True):
+        shares = [tensor.tensor_split(n_shards) for tensor in (batch, y, weight)]
+        for shard, *rows in zip(self._shards, *shares, strict=True):
             shard.load(*rows)
         phases = (
             lambda i: self._shards[i].forward(X),
@@ -290,9 +289,7 @@ class _Shard:
         first(torch.log_softmax, logits, -1, out=log_p)
         target = logits  # not needed any more; times -weight
         none = torch.zeros((), dtype=codebooks.dtype)
-        first(
-            aten.nll_loss_backward.grad_input, weight.view(-1), log_p, y, None, 0, -100, none, grad_input=target
-        )
+        first(aten.nll_loss_backward.grad_input, weight.view(-1), log_p, y, None, 0, -100, none, grad_input=target)
         if self._smoothing:
             first(target.mul_, 1 - self._smoothing)
             first(torch.sub, target, weight, alpha=self._smoothing / C, out=target)

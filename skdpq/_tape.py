@@ -84,4 +84,3 @@ def record_codes(tape, p):
     codes = torch.empty(p.shape[:2], dtype=torch.int64)
     tape(np.argmax, p.numpy(), -1, codes.numpy())  # several times as fast as torch's
     return codes
-
