@@ -1,8 +1,10 @@
-"""Where torch computes, and from which global seed; nothing of it outlives a call."""
+"""Where torch computes, on how many threads, and from which global seed; nothing of it outlives a call."""
 
 from contextlib import contextmanager
+from functools import cache
 
 import torch
+from threadpoolctl import ThreadpoolController
 
 
 def check_device(device):
@@ -17,6 +19,16 @@ def check_device(device):
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise ValueError(f"Expected a device that torch can use here, got device={str(device)!r}: {error}") from error
     return device
+
+
+def limited_threads(n):
+    """Limit what the calling thread shares out by OpenMP, such as torch's products, to n threads; a context manager."""
+    return _controller().limit(limits=n, user_api="openmp")
+
+
+@cache
+def _controller():
+    return ThreadpoolController()  # it looks through all libraries, which takes milliseconds
 
 
 @contextmanager

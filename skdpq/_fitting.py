@@ -251,15 +251,23 @@ class FittingMixin(CallbackSupportMixin):
         return InMemory(*(tensor.to(device) for tensor in self._tensors(X, y, weight, network)), self.batch_size)
 
     def _to_tensor(self, X, dtype):
-        """Convert samples to a tensor that shares no memory with X, block by block, standardised without a backbone."""
-        precise = np.float32 if X.dtype in (np.float16, np.float32) else np.float64
+        """Convert samples to a tensor that shares no memory with X, block by block."""
         tensor = torch.empty(X.shape, dtype=dtype)
-        for block in gen_batches(len(X), 8192):
-            values = X[block].astype(precise, copy=False)
-            if self.mean_ is not None:
-                values = (values - self.mean_.astype(precise)) / self.scale_.astype(precise)
-            tensor[block] = torch.from_numpy(np.require(values, requirements="W"))
+        for start in range(0, len(X), 8192):
+            self._convert(X[start : start + 8192], tensor[start : start + 8192])
         return tensor
+
+    def _convert(self, X, out):
+        """Write samples to a tensor on the CPU, standardised without a backbone."""
+        precise = np.float32 if X.dtype in (np.float16, np.float32) else np.float64
+        out, X = out.numpy(), X.astype(precise, copy=False)
+        if self.mean_ is None:
+            out[...] = X
+        elif out.dtype == precise:
+            np.subtract(X, self.mean_.astype(precise), out=out)
+            out /= self.scale_.astype(precise)
+        else:
+            out[...] = (X - self.mean_) / self.scale_
 
     def _step(self, network, batches, generator):
         size = min(self.batch_size, len(batches))

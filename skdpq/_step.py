@@ -15,8 +15,8 @@ from contextlib import ExitStack
 from types import SimpleNamespace
 
 import torch
-from threadpoolctl import threadpool_limits
 
+from ._environment import limited_threads
 from ._tape import Tape, record_codes, record_logits
 from .losses import TERMS
 from .network import split_parts
@@ -98,7 +98,7 @@ class RecordedStep:
         self._limit = max(1, n_threads // len(self._shards)) if self._large else 1
         self._worker = None
         with ExitStack() as stack:
-            stack.enter_context(threadpool_limits(self._limit, user_api="openmp"))
+            stack.enter_context(limited_threads(self._limit))
             stack.enter_context(torch.inference_mode())
             if len(self._shards) > 1 and n_threads > 1:
                 self._worker = _Worker(self._limit)
@@ -199,7 +199,7 @@ class _Worker:
     def _serve(self, limit):
         torch.get_num_threads()  # torch sets a thread's limit at its first call, which must not come after ours
         try:
-            with threadpool_limits(limit, user_api="openmp"), torch.inference_mode():
+            with limited_threads(limit), torch.inference_mode():
                 while (phases := self._to.get()) is not None:
                     for phase in phases:
                         phase(1)

@@ -6,11 +6,11 @@ from numbers import Integral, Real
 import numpy as np
 import torch
 from sklearn.base import BaseEstimator, _fit_context
-from sklearn.utils import gen_batches
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from ._atomic import all_or_nothing
+from ._encoding import encode_features
 from ._environment import check_device
 from ._fitting import FittingMixin
 from .codes import code_dtype
@@ -239,8 +239,7 @@ class BaseDPQ(FittingMixin, QuantizerMixin, BaseEstimator):
             If X does not match the data that it was fitted on.
         """
         M, K, _ = self._codebooks().shape
-        codes = self._in_blocks(X, lambda network, p: p.argmax(dim=-1).T)
-        return codes.astype(code_dtype(K)).reshape(-1, M)
+        return self._compute(X, M, code_dtype(K))
 
     @property
     def codebooks_(self):
@@ -262,36 +261,51 @@ class BaseDPQ(FittingMixin, QuantizerMixin, BaseEstimator):
 
     def _soft(self, X):
         """Return soft as the classifier sees it: in the dtype of the parameters, never normalised."""
-        return self._in_blocks(X, lambda network, p: concatenate_parts(torch.bmm(p, network.codebooks)))
+        M, _, D = self._codebooks().shape
+        return self._compute(X, M * D, self._codebooks().dtype)
 
-    def _in_blocks(self, X, compute):
-        """Validate X, and concatenate ``compute(network, p)`` over blocks of it."""
-        check_is_fitted(self)
+    def _compute(self, X, width, dtype):
+        """Return codes of X if dtype is one of integers, else soft."""
         X = validate_data(self, X, dtype="numeric", allow_nd=self.backbone_ is not None, reset=False)
         if X.shape[1:] != self.input_shape_:
             raise ValueError(f"Expected samples of shape {self.input_shape_}, got {X.shape[1:]}.")
         device = check_device(self.device)
-        network = self._network(device)
+        result = np.empty((len(X), width), dtype)
+        if device.type == "cpu" and self.backbone_ is None:
+            finite = encode_features(self._tensors_of_parameters(), X, self._convert, result)
+        else:
+            finite = self._compute_eagerly(self._network(device), X, result)
+        if not finite:
+            raise ValueError("Expected X within the range of the training data, got values too large for it.")
+        return result
+
+    def _compute_eagerly(self, network, X, result):
+        """Write codes or soft of X to an array, on any device, also with a backbone; return whether p is finite."""
         M, K, _ = network.codebooks.shape
-        results = []
+        size = max(1, min(8192, _BLOCK // (M * K)))
+        finite = True
         with torch.inference_mode():
-            for block in gen_batches(len(X), max(1, min(8192, _BLOCK // (M * K)))):
-                p = network.distributions(self._to_tensor(X[block], network.codebooks.dtype).to(device))
-                if not torch.isfinite(p).all():
-                    raise ValueError("Expected X within the range of the training data, got values too large for it.")
-                results.append(compute(network, p).cpu().numpy())
-        return np.concatenate(results)
+            for start in range(0, len(X), size):
+                x = self._to_tensor(X[start : start + size], network.codebooks.dtype).to(network.codebooks.device)
+                p = network.distributions(x)
+                if result.dtype.kind == "f":
+                    block = concatenate_parts(torch.bmm(p, network.codebooks))
+                else:
+                    block = p.argmax(dim=-1).T
+                result[start : start + size] = block.cpu().numpy()
+                finite &= bool(torch.isfinite(p[:, :, 0]).all())  # one logit that is not makes all of p NaN
+        return finite
 
     def _network(self, device):
         """Build the module from the fitted arrays, whose memory it shares on the CPU."""
         network = DPQNetwork(**self.architecture_)
-        # joblib hands large arrays to its workers as read-only memory maps, which torch warns about
-        state = {
-            name: torch.from_numpy(np.require(value, requirements="W")) for name, value in self.parameters_.items()
-        }
-        network.load_state_dict(state, assign=True)
+        network.load_state_dict(self._tensors_of_parameters(), assign=True)
         network.backbone = self.backbone_ if device.type == "cpu" else copy.deepcopy(self.backbone_)
         return network.to(device).eval()
+
+    def _tensors_of_parameters(self):
+        # joblib hands large arrays to its workers as read-only memory maps, which torch warns about
+        return {name: torch.from_numpy(np.require(value, requirements="W")) for name, value in self.parameters_.items()}
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()

@@ -104,7 +104,7 @@ class DPQNetwork(nn.Module):
         self, n_units, n_classes, *, M, K, D, hidden_layer_sizes, part_layer_sizes, backbone=None, dropout=0.0
     ):
         super().__init__()
-        self.n_units, self.M = n_units, M
+        self.n_units, self.M, self.K = n_units, M, K
         self.dropout = dropout
         self.backbone = backbone
         widths = [n_units, *hidden_layer_sizes]
