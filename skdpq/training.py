@@ -293,7 +293,7 @@ class AutogradStep:
         self._network, self._loss_weights, self._smoothing = network, loss_weights, label_smoothing
         self._device = network.codebooks.device
         seed = int(torch.randint(2**63 - 1, (), generator=generator))
-        self._generator = torch.Generator(self._device).manual_seed(seed)  # it draws on its own device only
+        self._generator = torch.Generator(self._device).manual_seed(seed)
         parameters = {name: p for name, p in network.named_parameters() if p.requires_grad}
         own = {name for name in parameters if not name.startswith("backbone.")}
         decayed = {name for name, p in parameters.items() if (name.endswith(".weight") if name in own else p.ndim > 1)}

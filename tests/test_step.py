@@ -120,3 +120,23 @@ def test_an_error_in_either_thread_ends_both(failing, monkeypatch):
                 step(X, y, weight, torch.arange(8), 0.01)
         assert not worker._thread.is_alive()
         assert torch.get_num_threads() == 2
+
+
+@pytest.mark.parametrize("dropout", [0.1, 0.4, 0.75, 0.9999999])
+def test_dropout_drops_its_share_independently_and_keeps_the_mean(dropout):
+    n = 400
+    network = DPQNetwork(n, C, M=2, K=4, D=2, hidden_layer_sizes=(), part_layer_sizes=(), dropout=dropout)
+    network.initialise(torch.Generator().manual_seed(0))
+    step = RecordedStep(network, dict.fromkeys(TERMS, 1.0), 0.0, 0.1, 100, torch.Generator().manual_seed(0))
+    X = torch.ones(100, n)
+    with step:
+        seen = []
+        for _ in range(2):
+            step(X, torch.arange(100) % C, torch.ones(100), torch.arange(100), 0.0)
+            seen.append(torch.cat([shard._now.x for shard in step._shards]))
+    first, second = seen
+    allowed = 5 / first.numel() ** 0.5
+    assert abs((first == 0).double().mean() - dropout) < allowed
+    assert abs(((first == 0) & (second == 0)).double().mean() - dropout**2) < allowed
+    assert abs(((first == 0)[:, 1:] & (first == 0)[:, :-1]).double().mean() - dropout**2) < allowed
+    assert abs(first.mean() - 1) < allowed / (1 - min(dropout, 0.99))
