@@ -54,11 +54,13 @@ class Streamed:
         Samples a batch at most.
     convert : callable
         Returns a tensor of some rows of X.
+    device : torch.device
+        Where the network is. What is shuffled together goes there in one piece, through pinned memory if it can.
     """
 
-    def __init__(self, X, y, weight, batch_size, convert):
+    def __init__(self, X, y, weight, batch_size, convert, device):
         self.X, self.y, self.weight = X, y, weight
-        self.batch_size, self.convert = batch_size, convert
+        self.batch_size, self.convert, self.device = batch_size, convert, device
         size = max(1, _CHUNK // (4 * math.prod(X.shape[1:])))
         rows = [np.arange(start, min(start + size, len(X))) for start in range(0, len(X), size)]
         self.chunks = [slice(kept[0], kept[-1] + 1) for kept in (r[weight[r] > 0] for r in rows) if len(kept)]
@@ -69,7 +71,7 @@ class Streamed:
         return self.n
 
     def epoch(self, generator):
-        """Yield the batches of an epoch: X, y and weight, and which rows of them; on the CPU."""
+        """Yield the batches of an epoch: X, y and weight, and which rows of them."""
         order = torch.randperm(len(self.chunks), generator=generator).tolist()
         for start in range(0, len(order), _MIXED):
             chunks = [self.chunks[i] for i in order[start : start + _MIXED]]
@@ -78,5 +80,9 @@ class Streamed:
             weight = torch.from_numpy(np.concatenate([self.weight[chunk] for chunk in chunks])).to(X.dtype)
             kept = torch.nonzero(weight)[:, 0]
             kept = kept[torch.randperm(len(kept), generator=generator)]
+            tensors = X, y, weight, kept
+            if self.device.type == "cuda":
+                tensors = [tensor.pin_memory() for tensor in tensors]
+            X, y, weight, kept = (tensor.to(self.device, non_blocking=True) for tensor in tensors)
             for batch in kept.tensor_split(math.ceil(len(kept) / self.batch_size)):
                 yield X, y, weight, batch

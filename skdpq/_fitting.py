@@ -244,7 +244,7 @@ class FittingMixin(CallbackSupportMixin):
     def _batches(self, X, y, weight, network, device):
         """Return the source of training batches."""
         if 4 * X.size > IN_MEMORY:
-            return Streamed(X, y, weight, self.batch_size, lambda rows: self._to_tensor(rows, torch.float32))
+            return Streamed(X, y, weight, self.batch_size, lambda rows: self._to_tensor(rows, torch.float32), device)
         if not weight.all():
             kept = weight > 0
             X, y, weight = X[kept], y[kept], weight[kept]

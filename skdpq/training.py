@@ -292,8 +292,10 @@ class AutogradStep:
     def __init__(self, network, loss_weights, label_smoothing, weight_decay, generator):
         self._network, self._loss_weights, self._smoothing = network, loss_weights, label_smoothing
         self._device = network.codebooks.device
-        seed = int(torch.randint(2**63 - 1, (), generator=generator))
-        self._generator = torch.Generator(self._device).manual_seed(seed)
+        self._generator = None
+        if network.dropout:  # which draws on the network's device, where only a generator of that device can draw
+            seed = int(torch.randint(2**63 - 1, (), generator=generator))
+            self._generator = torch.Generator(self._device).manual_seed(seed)
         parameters = {name: p for name, p in network.named_parameters() if p.requires_grad}
         own = {name for name in parameters if not name.startswith("backbone.")}
         decayed = {name for name, p in parameters.items() if (name.endswith(".weight") if name in own else p.ndim > 1)}
@@ -333,7 +335,7 @@ class AutogradStep:
 
     def __call__(self, X, y, weight, batch, learning_rate):
         """Learn from rows `batch` of X, y and weight; return the terms of the objective, unweighted."""
-        x, y, weight = (tensor[batch].to(self._device, non_blocking=True) for tensor in (X, y, weight))
+        x, y, weight = (tensor.index_select(0, batch) for tensor in (X, y, weight))
         for group in self._optimizer.param_groups:
             group["lr"] = learning_rate
         weight = weight / weight.sum()

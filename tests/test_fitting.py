@@ -38,7 +38,7 @@ def test_an_epoch_of_streamed_batches_visits_each_sample_with_weight_once(batch_
     monkeypatch.setattr("skdpq._batches._MIXED", 4)
     rng = np.random.default_rng(0)
     X, y, weight = np.arange(300.0).reshape(100, 3), np.arange(100), rng.integers(0, 3, 100).astype(float)
-    streamed = Streamed(X, y, weight, batch_size, torch.from_numpy)
+    streamed = Streamed(X, y, weight, batch_size, torch.from_numpy, torch.device("cpu"))
     kept = np.flatnonzero(weight)
     assert len(streamed) == len(kept)
     orders = []
