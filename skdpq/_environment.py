@@ -15,7 +15,7 @@ def check_device(device):
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
     try:
         device = torch.device(device)
-        torch.empty(0, device=device)
+        torch.empty(0, device=device).cpu()  # raises for "meta" too, which holds no data
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise ValueError(f"Expected a device that torch can use here, got device={str(device)!r}: {error}") from error
     return device
