@@ -24,7 +24,7 @@ _CACHE = 2**24  # bytes of codes that may stay in the last cache
 _ENOUGH_TOGETHER = 8  # queries; for fewer, float32 sums one by one are faster than 64 of 8 bits at once
 _WORTH_THREADS = 2**24  # 8-bit look-ups; fewer take less than a quarter of a millisecond, and threads do not pay
 _QUERY = 2**18  # what a query costs besides, in 8-bit look-ups
-_NONE = np.empty(0, np.int64), np.empty(0, np.float32), np.empty(0, np.int64)  # counts, distances, ids
+NONE = np.empty(0, np.int64), np.empty(0, np.float32), np.empty(0, np.int64)  # counts, distances, ids
 _SLOWER = 16  # what a look-up in float32 costs, in those of 8 bits
 
 
@@ -78,7 +78,7 @@ def nearest(segments, make_tables, n_queries, M, K, k, n_jobs):
     ids : ndarray of shape (n_queries, k), int64
         Ids of the items.
     """
-    distances, ids = _nothing(n_queries, k)
+    distances, ids = nothing(n_queries, k)
     n_threads = _n_threads(segments, n_queries, M, K, n_jobs)
 
     def search(queries):
@@ -86,7 +86,7 @@ def nearest(segments, make_tables, n_queries, M, K, k, n_jobs):
         _scan_nearest(segments, tables, distances[queries], ids[queries], 0, 1)
 
     def search_shard(tables, shard):
-        found = _nothing(len(tables), k)
+        found = nothing(len(tables), k)
         _scan_nearest(segments, tables, *found, shard, n_threads)
         return found
 
@@ -126,9 +126,9 @@ def within_radius(segments, make_tables, n_queries, M, K, limit, n_jobs):
         tables = make_tables(queries)
         least = tables.min(axis=2)
         found = [scan_radius(*segment, tables, least, n_registers(K), limit) for segment in segments]
-        return found[0] if len(found) == 1 else _join(found, len(tables))
+        return found[0] if len(found) == 1 else join(found, len(tables))
 
-    found = [_NONE, *_run(search, query_blocks(n_queries, M, K, 1, n_threads), n_threads)]
+    found = [NONE, *_run(search, query_blocks(n_queries, M, K, 1, n_threads), n_threads)]
     return tuple(map(np.concatenate, zip(*found, strict=True)))
 
 
@@ -171,8 +171,8 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_pool.cache_clear)  # a fork has none of the threads
 
 
-def _nothing(n_queries, k):
-    """Return rows in which nothing has been found yet."""
+def nothing(n_queries, k):
+    """Return distances and ids, (n_queries, k), among which nothing has been found yet."""
     return np.full((n_queries, k), np.inf, dtype=np.float32), np.full((n_queries, k), np.iinfo(np.int64).max)
 
 
@@ -195,9 +195,9 @@ def _scan_nearest(segments, tables, distances, ids, shard, n_shards):
             scan_nearest_together(*stored, tables[q], least[q], first, last, distances[q], ids[q])
 
 
-def _join(found, n_queries):
-    """Join the results of several segments, ordered by (query, distance, id)."""
-    query = np.concatenate([_NONE[0], *(np.repeat(np.arange(n_queries), counts) for counts, _, _ in found)])
-    distances, ids = (np.concatenate([_NONE[i], *(result[i] for result in found)]) for i in (1, 2))
+def join(found, n_queries):
+    """Join the results (counts, distances, ids) of several parts of a database, ordered by (query, distance, id)."""
+    query = np.concatenate([NONE[0], *(np.repeat(np.arange(n_queries), counts) for counts, _, _ in found)])
+    distances, ids = (np.concatenate([NONE[i], *(result[i] for result in found)]) for i in (1, 2))
     order = np.lexsort((ids, distances, query))
     return np.bincount(query, minlength=n_queries), distances[order], ids[order]

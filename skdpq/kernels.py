@@ -436,12 +436,24 @@ def scan_nearest(
                             bound[q] = quantise(tables[q], least[q], nearer, q_bounds)
                 if block == begin[q] and chunk >= first:
                     block += _CHUNK
-    _merge_found(keys, size, sizes, sampled, ids, distances, out_ids)
+    merge_found(keys, size, sizes, sampled, ids, distances, out_ids)
 
 
 @njit(nogil=True, cache=True)
-def _merge_found(keys, size, sizes, sampled, ids, distances, out_ids):
-    """Merge the items of each query's keys with what was found before."""
+def merge_found(keys, size, sizes, sampled, ids, distances, out_ids):
+    """Merge the nearest items of each query's codes with what was found before.
+
+    Parameters
+    ----------
+    keys : ndarray of shape (n_queries, n_keys), uint64
+        Each (distance, position of a code) in one word; overwritten.
+    size : ndarray of shape (n_queries,), int64
+        How many keys each query has.
+    sizes, sampled, ids : ndarray
+        Arrays of the segment.
+    distances, out_ids : ndarray of shape (n_queries, k)
+        As for `scan_nearest`.
+    """
     k = distances.shape[1]
     found_distances = np.empty((1, k), dtype=np.float32)
     found_ids = np.empty((1, k), dtype=np.int64)
@@ -513,7 +525,7 @@ def scan_nearest_together(blocks, sizes, sampled, ids, tables, least, first, las
                             limit[q] = nearer
                             _set_column(bounds, q, quantise(tables[q], least[q], nearer, column), column)
                             stale = True
-    _merge_found(keys, size, sizes, sampled, ids, distances, out_ids)
+    merge_found(keys, size, sizes, sampled, ids, distances, out_ids)
 
 
 @njit(nogil=True, cache=True)

@@ -73,6 +73,25 @@ def lut_symmetric(codebooks, codes):
     return whole[codes, np.arange(M)]
 
 
+def check_range(largest, M):
+    """Raise ValueError unless sums of M table entries fit float32.
+
+    Parameters
+    ----------
+    largest : float
+        The largest entry.
+    M : int
+        Number of parts.
+
+    Raises
+    ------
+    ValueError
+        If they might not, or the largest is NaN.
+    """
+    if not largest < np.finfo(np.float32).max / M:
+        raise ValueError("Expected queries and codebooks whose squared distances fit float32, got larger ones.")
+
+
 @numba.njit(nogil=True, cache=True)
 def _squared_distances(by_dimension, soft, tables):
     M, D, K = by_dimension.shape
