@@ -9,11 +9,12 @@ import copy
 
 import numpy as np
 
-from ._scan import nearest, within_radius
+from . import _scan
 from ._segments import build, distinct_rows, keep, merge
 from .codes import check_codes, code_dtype
 from .kernels import without_self
-from .tables import lut_asymmetric, lut_symmetric
+from .quantizer import decode
+from .tables import check_range, lut_asymmetric, lut_symmetric
 
 _MAX_ID = 2**63 - 2  # so that the id after it is an int64 too
 
@@ -175,17 +176,13 @@ class CodeIndex:
         ValueError
             If the queries are not of the expected shape, codes out of range, or distances beyond float32.
         """
-        M, K, D = self.codebooks.shape
-        if symmetric:
-            queries = check_codes(queries, M, K)
-        elif np.shape(queries)[1:] != (M * D,):
-            raise ValueError(f"Expected soft representations of shape (n, {M * D}), got {np.shape(queries)}.")
+        queries = self._checked(queries, symmetric)
         tables = (lut_symmetric if symmetric else lut_asymmetric)(self.codebooks, queries)
-        if tables.size and not tables.max() < np.finfo(np.float32).max / len(self.codebooks):
-            raise ValueError("Expected queries and codebooks whose squared distances fit float32, got larger ones.")
+        if tables.size:
+            check_range(tables.max(), len(self.codebooks))
         return tables
 
-    def kneighbors(self, queries, k, *, symmetric, n_jobs=None):
+    def kneighbors(self, queries, k, *, symmetric, n_jobs=None, device=None):
         """Find the k nearest items, ordered by (distance, id).
 
         Parameters
@@ -198,6 +195,8 @@ class CodeIndex:
             How to compare.
         n_jobs : int, default=None
             Threads, as in joblib.
+        device : torch.device, default=None
+            Where torch searches instead, to the same result; `n_jobs` does not matter then.
 
         Returns
         -------
@@ -214,10 +213,10 @@ class CodeIndex:
         if not 1 <= k <= len(self):
             raise ValueError(f"Expected k from 1 to {len(self)}, the number of items, got {k}.")
         queries, rows = self._distinct(queries, symmetric)
-        distances, ids = nearest(*self._searched(queries, symmetric), k, n_jobs)
+        distances, ids = self._nearest(queries, k, symmetric, n_jobs, device)
         return (distances, ids) if rows is None else (distances[rows], ids[rows])
 
-    def radius_neighbors(self, queries, limit, *, symmetric, n_jobs=None):
+    def radius_neighbors(self, queries, limit, *, symmetric, n_jobs=None, device=None):
         """Find all items up to a squared distance, ordered by (distance, id).
 
         Parameters
@@ -228,8 +227,8 @@ class CodeIndex:
             Largest squared distance to return.
         symmetric : bool
             How to compare.
-        n_jobs : int, default=None
-            Threads, as in joblib.
+        n_jobs, device
+            As for `kneighbors`.
 
         Returns
         -------
@@ -240,17 +239,17 @@ class CodeIndex:
         ids : ndarray of shape (n_results,), int64
             Ids of the items.
         """
-        return within_radius(*self._searched(queries, symmetric), np.float32(limit), n_jobs)
+        return self._within_radius(queries, limit, symmetric, n_jobs, device)
 
-    def all_kneighbors(self, k, *, n_jobs=None):
+    def all_kneighbors(self, k, *, n_jobs=None, device=None):
         """Find the k nearest other items of each item by its code, symmetrically.
 
         Parameters
         ----------
         k : int
             Number of neighbours, from 1 to one less than the number of items.
-        n_jobs : int, default=None
-            Threads, as in joblib.
+        n_jobs, device
+            As for `kneighbors`.
 
         Returns
         -------
@@ -268,7 +267,7 @@ class CodeIndex:
         if not 1 <= k < n:
             raise ValueError(f"Expected k from 1 to {n - 1}, the number of other items, got {k}.")
         codes, code_of_item = self._distinct_codes()
-        distances, ids = nearest(*self._searched(codes, True), k + 1, n_jobs)
+        distances, ids = self._nearest(codes, k + 1, True, n_jobs, device)
         starts = np.arange(len(codes) + 1) * (k + 1)
         indptr = np.arange(n + 1) * k
         return tuple(
@@ -276,15 +275,15 @@ class CodeIndex:
             for found in without_self(code_of_item, self.ids, starts, distances.ravel(), ids.ravel(), indptr)
         )
 
-    def all_radius_neighbors(self, limit, *, n_jobs=None):
+    def all_radius_neighbors(self, limit, *, n_jobs=None, device=None):
         """Find all other items up to a squared distance from each item by its code, symmetrically.
 
         Parameters
         ----------
         limit : float32
             Largest squared distance to return.
-        n_jobs : int, default=None
-            Threads, as in joblib.
+        n_jobs, device
+            As for `kneighbors`.
 
         Returns
         -------
@@ -292,16 +291,49 @@ class CodeIndex:
             As from `radius_neighbors`; the items in the order of `ids` are the queries.
         """
         codes, code_of_item = self._distinct_codes()
-        counts, distances, ids = within_radius(*self._searched(codes, True), np.float32(limit), n_jobs)
+        counts, distances, ids = self._within_radius(codes, limit, True, n_jobs, device)
         starts = np.concatenate(([0], np.cumsum(counts)))
         counts = np.maximum(counts[code_of_item] - 1, 0)  # an item finds itself, unless the limit is negative
         indptr = np.concatenate(([0], np.cumsum(counts)))
         return counts, *without_self(code_of_item, self.ids, starts, distances, ids, indptr)
 
-    def _searched(self, queries, symmetric):
+    def _nearest(self, queries, k, symmetric, n_jobs, device):
+        if device is None:
+            return _scan.nearest(*self._scanned(queries, symmetric), k, n_jobs)
+        from . import _torch_scan
+
+        return _torch_scan.nearest(*self._scanned_by_torch(queries, symmetric), k, device)
+
+    def _within_radius(self, queries, limit, symmetric, n_jobs, device):
+        limit = np.float32(limit)
+        if device is None:
+            return _scan.within_radius(*self._scanned(queries, symmetric), limit, n_jobs)
+        from . import _torch_scan
+
+        return _torch_scan.within_radius(*self._scanned_by_torch(queries, symmetric), limit, device)
+
+    def _scanned(self, queries, symmetric):
         """Return what `_scan` asks for."""
         M, K, _ = self.codebooks.shape
         return self.segments, lambda block: self.tables(queries[block], symmetric), len(queries), M, K
+
+    def _scanned_by_torch(self, queries, symmetric):
+        """Return what `_torch_scan` asks for."""
+
+        def represent(block):
+            checked = self._checked(queries[block], symmetric)
+            return decode(checked, self.codebooks) if symmetric else checked
+
+        return self.segments, self.codebooks, represent, len(queries)
+
+    def _checked(self, queries, symmetric):
+        """Return queries that fit the codebooks."""
+        M, K, D = self.codebooks.shape
+        if symmetric:
+            return check_codes(queries, M, K)
+        if np.shape(queries)[1:] != (M * D,):
+            raise ValueError(f"Expected soft representations of shape (n, {M * D}), got {np.shape(queries)}.")
+        return queries
 
     def _distinct(self, queries, symmetric):
         """Return queries of which none is twice where they are codes, and each one's row among them."""

@@ -1,0 +1,276 @@
+"""Searches batches of queries by torch, on a GPU for instance: what `_scan` does on the CPU.
+
+The device adds the same float32 table entries in the same order as the CPU, so equal distances are equal there too. It
+keeps the k codes of each query that are first by (distance, lowest id): each has an item that comes before all items of
+any further code, so theirs include the k nearest, which the CPU then picks as it does for its own scan. Blocks of
+queries times blocks of codes bound the memory.
+"""
+
+import weakref
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch.nn.functional import embedding_bag
+
+from ._scan import NONE, join, nothing
+from .kernels import merge_found, merge_nearest
+from .tables import check_range, lut_asymmetric
+
+_TABLES = 2**22  # table entries at a time: 16 MB, which the caches of a large GPU hold
+_DISTANCES = 2**26  # distances at a time: 256 MB
+_CANDIDATES = 2**21  # codes to sort at a time: 16 MB
+_FIRST = 2**11  # codes of each query to begin with, all of which are sorted
+_WITHIN = 2**24  # distances at a time that may all be within a radius: positions of 256 MB
+_POSITION = 2**32 - 1  # the lower half of a key
+_NO_KEY = 2**63 - 1  # larger than any
+
+_stored: dict = {}  # by segment and device
+
+
+def nearest(segments, codebooks, represent, n_queries, k, device):
+    """Find the k nearest items of each query, ordered by (distance, id).
+
+    Parameters
+    ----------
+    segments : sequence of Segment
+        The database.
+    codebooks : ndarray of shape (M, K, D), float32
+        Its codebooks.
+    represent : callable
+        Returns the representations (n, M * D) of a slice of the queries.
+    n_queries, k : int
+        Number of queries and of neighbours.
+    device : torch.device
+        Where to search.
+
+    Returns
+    -------
+    distances : ndarray of shape (n_queries, k), float32
+        Squared distances.
+    ids : ndarray of shape (n_queries, k), int64
+        Ids of the items.
+    """
+    distances, ids = nothing(n_queries, k)
+    for queries, tables in _blocks_of_tables(codebooks, represent, n_queries, k, device):
+        for segment in segments:
+            stored = _on_device(segment, tables.device)
+            keys = _nearest_codes(stored.codes, tables, min(k, len(stored.codes)))
+            lowest_ids = stored.lowest_ids[keys & _POSITION].cpu().numpy()
+            found = _items(segment, stored.order, keys.cpu().numpy(), lowest_ids, k)
+            merge_nearest(distances[queries], ids[queries], *found)
+    return distances, ids
+
+
+def within_radius(segments, codebooks, represent, n_queries, limit, device):
+    """Find all items up to a squared distance from each query, ordered by (distance, id).
+
+    Parameters
+    ----------
+    segments, codebooks, represent, n_queries, device
+        As for `nearest`.
+    limit : float32
+        Largest squared distance.
+
+    Returns
+    -------
+    counts : ndarray of shape (n_queries,), int64
+        Results of each query; those of all queries follow one another.
+    distances : ndarray of shape (n_results,), float32
+        Squared distances.
+    ids : ndarray of shape (n_results,), int64
+        Ids of the items.
+    """
+    found = [NONE]
+    for queries, tables in _blocks_of_tables(codebooks, represent, n_queries, 1, device):
+        parts = [part for segment in segments for part in _within(segment, tables, float(limit))]
+        found.append(join(parts, queries.stop - queries.start))
+    return tuple(map(np.concatenate, zip(*found, strict=True)))
+
+
+def _blocks_of_tables(codebooks, represent, n_queries, k, device):
+    """Yield slices of the queries, and their tables."""
+    M, K, _ = codebooks.shape
+    size = max(1, min(_TABLES // (M * K), _CANDIDATES // k))
+    device = torch.empty(0, device=device).device  # "cuda" is the current one of several
+    make_tables = _make_tables if _has_float64(device) else _upload_tables
+    there = torch.tensor(codebooks, device=device)
+    for start in range(0, n_queries, size):
+        queries = slice(start, min(start + size, n_queries))
+        tables = make_tables(codebooks, there, represent(queries))
+        check_range(tables.max().item(), M)
+        yield queries, tables
+
+
+def _has_float64(device):
+    return device.type != "mps"
+
+
+def _upload_tables(codebooks, there, soft):
+    """Do as `_make_tables` for a device without float64."""
+    tables = torch.from_numpy(lut_asymmetric(codebooks, soft)).to(there.device)
+    return tables.reshape(len(soft), -1).T.contiguous()
+
+
+def _make_tables(codebooks, there, soft):
+    """Compute the look-up tables that `tables.lut_asymmetric` does, bit for bit.
+
+    Parameters
+    ----------
+    codebooks : ndarray of shape (M, K, D), float32
+        The codebooks.
+    there : tensor
+        The same on the device.
+    soft : ndarray of shape (n_queries, M * D)
+        Representations of the queries, at least one.
+
+    Returns
+    -------
+    tables : tensor of shape (M * K, n_queries), float32
+        Squared distances; a codeword of a part is a row.
+    """
+    M, K, D = codebooks.shape
+    soft = torch.tensor(np.ascontiguousarray(soft), device=there.device).T.reshape(M, 1, D, -1)
+    total = torch.zeros((M, K, soft.shape[-1]), dtype=torch.float64, device=there.device)
+    for d in range(D):  # product and sum are rounded apart, as on the CPU, which a fused addcmul would not do
+        difference = there[:, :, d, None].double() - soft[:, :, d].double()
+        total += difference * difference
+    return total.float().reshape(M * K, -1)
+
+
+class _Stored(NamedTuple):
+    """A segment's codes on the device, in the order of their lowest ids.
+
+    Attributes
+    ----------
+    codes : tensor of shape (n_codes, M), uint8 or int16
+        The codes, of uint16 the same bits.
+    lowest_ids : tensor of shape (n_codes,), int64
+        The lowest id of each one's items, ascending.
+    order : ndarray of shape (n_codes,), uint32
+        Positions in the segment.
+    """
+
+    codes: torch.Tensor
+    lowest_ids: torch.Tensor
+    order: np.ndarray
+
+
+def _on_device(segment, device):
+    """Return what is stored of a segment on the device; store it where nothing is.
+
+    A segment never changes, so that is kept until the segment is dropped. It is no part of it, so it is never pickled.
+    """
+    key = id(segment.blocks), device
+    if key not in _stored:
+        lowest_ids = segment.ids[np.cumsum(segment.sizes, dtype=np.int64) - segment.sizes]
+        order = np.argsort(lowest_ids)
+        codes = segment.codes()[order]
+        codes = codes.view(np.int16) if codes.itemsize == 2 else codes  # of uint16, torch knows little
+        there = (torch.from_numpy(array).to(device) for array in (codes, lowest_ids[order]))
+        _stored[key] = _Stored(*there, order.astype(np.uint32))
+        weakref.finalize(segment.blocks, _stored.pop, key, None)
+    return _stored[key]
+
+
+def _distances(codes, tables):
+    """Add up the table entries of each code in the order of the parts, (n_codes, n_queries)."""
+    M = codes.shape[1]
+    K = len(tables) // M
+    rows = codes.int()
+    rows &= 0xFFFF  # of uint16, the bits came as int16
+    rows += torch.arange(0, M * K, K, dtype=torch.int32, device=codes.device)
+    return embedding_bag(rows, tables, mode="sum")
+
+
+def _blocks_of_codes(codes, n_queries, smallest, largest):
+    """Yield where each block of codes starts and stops: as many as came before, within bounds."""
+    largest = max(1, largest // max(n_queries, codes.shape[1]))
+    start = 0
+    while start < len(codes):
+        stop = min(start + min(max(start, smallest), largest), len(codes))
+        yield start, stop
+        start = stop
+
+
+def _nearest_codes(codes, tables, k):
+    """Find the k nearest codes of each query; of those at equal distance, the ones that come first.
+
+    Parameters
+    ----------
+    codes : tensor of shape (n_codes, M)
+        Codes from `_on_device`, at least k.
+    tables : tensor of shape (M * K, n_queries), float32
+        Look-up tables.
+    k : int
+        Number of codes.
+
+    Returns
+    -------
+    keys : tensor of shape (n_queries, k), int64
+        (distance, position) in one word, ascending: no distance is negative, so the bits of one are in its order.
+    """
+    n_queries = tables.shape[1]
+    most = max(_CANDIDATES, n_queries * k)
+    keys = torch.full((n_queries, k), _NO_KEY, dtype=torch.int64, device=tables.device)
+    # Of as many codes as came before, about k are nearer than the k nearest of those.
+    for start, stop in _blocks_of_codes(codes, n_queries, min(max(_FIRST, k), most // n_queries), _DISTANCES):
+        keys = _keep_nearest(keys, _distances(codes[start:stop], tables).view(torch.int32), start, most)
+    return keys
+
+
+def _keep_nearest(keys, bits, start, most):
+    """Merge codes from position `start` on into the keys; sort at most so many at a time.
+
+    `bits` are those of their distances, (n_codes, n_queries).
+    """
+    n_queries, k = keys.shape
+    near = bits < (keys[:, -1] >> 32).int()  # one at equal distance comes later than the k that there are
+    n_near = near.sum(dim=0)
+    width = int(n_near.max())
+    if width * n_queries > most and len(bits) > 1:
+        half = len(bits) // 2
+        keys = _keep_nearest(keys, bits[:half], start, most)
+        return _keep_nearest(keys, bits[half:], start + half, most)
+    if width == 0:
+        return keys
+    query, code = near.T.nonzero(as_tuple=True)
+    column = torch.arange(len(query), device=keys.device) - (n_near.cumsum(0) - n_near)[query]
+    nearer = torch.full((n_queries, width), _NO_KEY, dtype=torch.int64, device=keys.device)
+    nearer[query, column] = bits[code, query].long() << 32 | code + start
+    return torch.cat((keys, nearer), dim=1).sort(dim=1).values[:, :k]
+
+
+def _items(segment, order, keys, lowest_ids, k):
+    """Return the distances and ids, (n_queries, k), of the first items of codes.
+
+    `keys` and `lowest_ids` are those of the codes, (n_queries, n_codes).
+    """
+    n_queries, n_codes = keys.shape
+    codes = order[keys & _POSITION]
+    distances, ids = nothing(n_queries, k)
+    single = (segment.sizes[codes] == 1).all(axis=1)  # then their lowest ids are all that they have
+    distances[single, :n_codes] = (keys[single] >> 32).astype(np.uint32).view(np.float32)
+    ids[single, :n_codes] = lowest_ids[single]
+    if not single.all():
+        keys = (keys & ~_POSITION | codes)[~single].view(np.uint64)
+        found = nothing(len(keys), k)
+        merge_found(keys, np.full(len(keys), n_codes), segment.sizes, segment.sampled, segment.ids, *found)
+        distances[~single], ids[~single] = found
+    return distances, ids
+
+
+def _within(segment, tables, limit):
+    """Yield, for each block of codes, how many items each query finds up to a limit, their distances and their ids."""
+    codes, _, order = _on_device(segment, tables.device)
+    first = np.cumsum(segment.sizes, dtype=np.int64) - segment.sizes
+    n_queries = tables.shape[1]
+    for start, stop in _blocks_of_codes(codes, n_queries, len(codes), _WITHIN):
+        distances = _distances(codes[start:stop], tables)
+        query, code = (distances <= limit).T.nonzero(as_tuple=True)
+        distances = distances[code, query].cpu().numpy()
+        query, code = query.cpu().numpy(), order[code.cpu().numpy() + start]
+        sizes = segment.sizes[code].astype(np.int64)
+        nth = np.arange(sizes.sum()) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+        ids = segment.ids[np.repeat(first[code], sizes) + nth]
+        yield np.bincount(np.repeat(query, sizes), minlength=n_queries), np.repeat(distances, sizes), ids
