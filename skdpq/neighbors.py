@@ -15,6 +15,7 @@ from sklearn.utils.validation import _num_samples, check_is_fitted, validate_dat
 
 from ._atomic import all_or_nothing
 from ._database import DatabaseMixin
+from ._device import TorchDevice, search_device
 from ._graphs import GraphMixin
 from ._scan import query_blocks
 from .codes import check_codes
@@ -52,6 +53,10 @@ class DPQNeighbors(CallbackSupportMixin, DatabaseMixin, GraphMixin, BaseEstimato
         Seed of the default quantizer; one that you give has its own.
     n_jobs : int, default=None
         Number of threads that search, as in joblib.
+    device : str or torch.device, default="cpu"
+        Where to search: on the CPU, or by torch on ``"cuda"``, ``"cuda:1"``, ``"mps"`` and the like, with the same
+        results; ``"auto"`` is a GPU if torch has one, else the CPU. Queries are represented where the quantizer
+        says, and `score` ranks on the CPU. May be changed on a fitted estimator.
 
     Attributes
     ----------
@@ -105,6 +110,7 @@ class DPQNeighbors(CallbackSupportMixin, DatabaseMixin, GraphMixin, BaseEstimato
         "mode": [StrOptions({"distance", "connectivity"})],
         "random_state": ["random_state"],
         "n_jobs": [Integral, None],
+        "device": [str, TorchDevice],
     }
 
     def __init__(
@@ -117,6 +123,7 @@ class DPQNeighbors(CallbackSupportMixin, DatabaseMixin, GraphMixin, BaseEstimato
         mode="distance",
         random_state=None,
         n_jobs=None,
+        device="cpu",
     ):
         self.n_neighbors = n_neighbors
         self.radius = radius
@@ -125,6 +132,7 @@ class DPQNeighbors(CallbackSupportMixin, DatabaseMixin, GraphMixin, BaseEstimato
         self.mode = mode
         self.random_state = random_state
         self.n_jobs = n_jobs
+        self.device = device
 
     @_fit_context(prefer_skip_nested_validation=False)
     def fit(self, X, y=None, **fit_params):
@@ -165,6 +173,7 @@ class DPQNeighbors(CallbackSupportMixin, DatabaseMixin, GraphMixin, BaseEstimato
             yield subcontext
             subcontext.call_on_fit_task_end(estimator=self, X=X, y=y)
 
+        search_device(self.device)  # raises before the quantizer is fitted rather than at the first search
         validate_data(self, X, skip_check_array=True)
         if get_config()["enable_metadata_routing"]:
             params = process_routing(self, "fit", **fit_params).quantizer.fit
@@ -205,6 +214,7 @@ class DPQNeighbors(CallbackSupportMixin, DatabaseMixin, GraphMixin, BaseEstimato
             If the quantizer is not frozen, or the codes do not fit its codebooks.
         """
         self._validate_params()
+        search_device(self.device)
         if not isinstance(self.quantizer, FrozenEstimator):
             raise ValueError(
                 "fit_codes needs a fitted quantizer: expected quantizer=FrozenEstimator(<fitted quantizer>), "
@@ -297,7 +307,7 @@ class DPQNeighbors(CallbackSupportMixin, DatabaseMixin, GraphMixin, BaseEstimato
         M, K, _ = self._fitted_index().codebooks.shape
         codes = check_codes(codes, M, K)
         k = self._check_n_neighbors(n_neighbors, len(codes))
-        distances, neigh_ind = self._index().kneighbors(codes, k, symmetric=True, n_jobs=self.n_jobs)
+        distances, neigh_ind = self._index().kneighbors(codes, k, symmetric=True, **self._how())
         distances = np.sqrt(distances, dtype=np.float64)
         return (distances, neigh_ind) if return_distance else neigh_ind
 
@@ -419,15 +429,19 @@ class DPQNeighbors(CallbackSupportMixin, DatabaseMixin, GraphMixin, BaseEstimato
         """Return the database as the quantizer's codebooks are now: `intra_norm` may change after `fit`."""
         return self.index_.through(self.quantizer_.codebooks_)
 
+    def _how(self):
+        """Return what decides how fast the index searches."""
+        return {"n_jobs": self.n_jobs, "device": search_device(self.device)}
+
     def _kneighbors(self, X, n_neighbors):
-        index, symmetric = self._index(), self.search == "symmetric"
+        index, symmetric, how = self._index(), self.search == "symmetric", self._how()
         if X is None:
             k = self._check_n_neighbors(n_neighbors, len(index), excluding=True)
-            distances, ids = index.all_kneighbors(k, n_jobs=self.n_jobs)
+            distances, ids = index.all_kneighbors(k, **how)
         else:
             self._check_samples(X)
             k = self._check_n_neighbors(n_neighbors, _num_samples(X))
-            found = [index.kneighbors(block, k, symmetric=symmetric, n_jobs=self.n_jobs) for block in self._blocks(X)]
+            found = [index.kneighbors(block, k, symmetric=symmetric, **how) for block in self._blocks(X)]
             distances, ids = map(np.concatenate, zip(*found, strict=True))
         return np.sqrt(distances, dtype=np.float64), ids
 
@@ -450,15 +464,12 @@ class DPQNeighbors(CallbackSupportMixin, DatabaseMixin, GraphMixin, BaseEstimato
         if not isinstance(radius, Real) or np.isnan(radius):
             raise ValueError(f"Expected radius as a real number, got {radius!r}.")
         limit = _largest_square(float(radius))
-        index, symmetric = self._index(), self.search == "symmetric"
+        index, symmetric, how = self._index(), self.search == "symmetric", self._how()
         if X is None:
-            counts, distances, ids = index.all_radius_neighbors(limit, n_jobs=self.n_jobs)
+            counts, distances, ids = index.all_radius_neighbors(limit, **how)
         else:
             self._check_samples(X)
-            found = [
-                index.radius_neighbors(block, limit, symmetric=symmetric, n_jobs=self.n_jobs)
-                for block in self._blocks(X)
-            ]
+            found = [index.radius_neighbors(block, limit, symmetric=symmetric, **how) for block in self._blocks(X)]
             counts, distances, ids = map(np.concatenate, zip(*found, strict=True))
         return np.sqrt(distances, dtype=np.float64), ids, np.concatenate(([0], np.cumsum(counts)))
 
