@@ -60,7 +60,7 @@ def test_the_searching_half_never_imports_torch():
 
 
 @pytest.mark.parametrize(
-    "module", ["codes", "tables", "kernels", "index", "ranking", "metrics", "product_quantizer", "neighbors"]
+    "module", ["codes", "tables", "kernels", "index", "ranking", "metrics", "product_quantizer", "neighbors", "_device"]
 )
 def test_no_room_of_the_searching_half_imports_torch(module):
     assert "torch" not in run(f"import skdpq.{module}; {LOADED}")
