@@ -6,8 +6,8 @@ import numpy as np
 import torch
 
 IN_MEMORY = 2**28  # bytes of float32 up to which all samples are converted at once: 256 MB
-_CHUNK = 2**16  # bytes of float32 that are read in one piece
-_MIXED = 2**11  # pieces in memory at a time, whose samples are shuffled together: 128 MB
+_CHUNK = 2**14  # bytes of float32 that are read in one piece
+_MIXED = 2**13  # pieces in memory at a time, whose samples are shuffled together: 128 MB
 
 
 class InMemory:
