@@ -4,6 +4,7 @@ from contextlib import contextmanager, nullcontext
 from numbers import Integral, Real
 
 import numpy as np
+from scipy.sparse import issparse
 from sklearn import get_config
 from sklearn.base import BaseEstimator, _fit_context, clone
 from sklearn.callback import CallbackSupportMixin, with_callbacks
@@ -23,7 +24,7 @@ from .index import CodeIndex
 from .metrics import score_neighbors
 from .product_quantizer import ProductQuantizer
 
-_BLOCK = 16384  # queries represented at a time
+_BLOCK = 16384  # samples represented at a time: queries, and those whose encoding callbacks watch
 
 
 class DPQNeighbors(CallbackSupportMixin, DatabaseMixin, GraphMixin, BaseEstimator):
@@ -167,8 +168,8 @@ class DPQNeighbors(CallbackSupportMixin, DatabaseMixin, GraphMixin, BaseEstimato
         context.call_on_fit_task_begin(estimator=self, X=X, y=y)
 
         @contextmanager
-        def task(name):
-            subcontext = context.subcontext(task_name=name)
+        def task(name, parent=context, max_subtasks=0):
+            subcontext = parent.subcontext(task_name=name, max_subtasks=max_subtasks)
             subcontext.call_on_fit_task_begin(estimator=self, X=X, y=y)
             yield subcontext
             subcontext.call_on_fit_task_end(estimator=self, X=X, y=y)
@@ -185,12 +186,24 @@ class DPQNeighbors(CallbackSupportMixin, DatabaseMixin, GraphMixin, BaseEstimato
             propagate = subcontext.propagate_callback_context if supports_callbacks else nullcontext
             with propagate(self.quantizer_):
                 self.quantizer_.fit(X, y, **params)
-        with task("encode"):
-            codes = self.quantizer_.encode(X)
-        with task("index"):
+        # Unwatched, the quantizer encodes X as it likes to. The index takes all codes at once in any case, as adding
+        # them in blocks would sort them again and again, and leave several segments to search.
+        watched = hasattr(self, "_skl_callbacks") and not issparse(X)
+        blocks = list(gen_batches(_num_samples(X), _BLOCK)) if watched else []
+        large = len(blocks) > 1
+        with task("encode", max_subtasks=len(blocks) if large else 0) as encoding:
+            if large:
+                codes = []
+                for block in blocks:
+                    with task("block", encoding):
+                        codes.append(self.quantizer_.encode(_safe_indexing(X, block)))
+                codes = np.concatenate(codes)
+            else:
+                codes = self.quantizer_.encode(X)
+        with task("index", max_subtasks=None if large else 0):  # None: unknown, which ProgressBar shows too
             index = CodeIndex(self.quantizer_.codebooks_)
             index.add(codes)
-        self._store(index, y)
+            self._store(index, y)
         context.call_on_fit_task_end(estimator=self, X=X, y=y)
 
     def fit_codes(self, codes, y=None):

@@ -3,9 +3,11 @@
 import pickle
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from numpy.testing import assert_allclose, assert_array_equal
+from scipy.sparse import coo_matrix, csr_array
 from sklearn.base import clone
 from sklearn.callback import ProgressBar, ScoringMonitor
 from sklearn.datasets import load_digits
@@ -278,3 +280,116 @@ def test_a_frozen_or_foreign_quantizer_needs_no_callbacks(digits, capsys):
     frozen = FrozenEstimator(ProductQuantizer(M=2, K=4, random_state=0).fit(X))
     DPQNeighbors(quantizer=frozen).set_callbacks(ProgressBar()).fit(X, y)
     assert "DPQNeighbors" in capsys.readouterr().out
+
+
+class Recorder(Interrupt):
+    """A callback that keeps what DPQNeighbors tells it."""
+
+    def __init__(self):
+        self.events = []
+
+    def on_fit_task_begin(self, estimator, context):
+        self.events.append(("begin", context.task_name, context.max_subtasks))
+
+    def on_fit_task_end(self, estimator, context):
+        self.events.append(("end", context.task_name, context.max_subtasks))
+
+
+def told(encode, index):
+    """Return what a Recorder keeps of a fit."""
+    fit, quantizer, encode = ("fit", 3), ("fit quantizer", 0), ("encode", encode)
+    blocks = [(when, "block", 0) for _ in range(encode[1]) for when in ("begin", "end")]
+    steps = [("begin", *quantizer), ("end", *quantizer), ("begin", *encode), *blocks, ("end", *encode)]
+    return [("begin", *fit), *steps, ("begin", "index", index), ("end", "index", index), ("end", *fit)]
+
+
+@pytest.fixture
+def sizes(monkeypatch):
+    """Numbers of samples that a ProductQuantizer was asked to encode."""
+    sizes, encode = [], ProductQuantizer.encode
+    monkeypatch.setattr(ProductQuantizer, "encode", lambda self, X: sizes.append(len(X)) or encode(self, X))
+    return sizes
+
+
+def test_encoding_many_samples_tells_of_each_block(digits, monkeypatch, sizes):
+    X = digits[0][:220]
+    unwatched = DPQNeighbors(quantizer=ProductQuantizer(M=2, K=4, random_state=0))
+    watched, recorder = clone(unwatched), Recorder()
+    watched.set_callbacks(recorder).fit(X)
+    assert recorder.events == told(encode=0, index=0)
+    monkeypatch.setattr("skdpq.neighbors._BLOCK", 50)
+    recorder.events.clear()
+    watched.fit(X)
+    unwatched.fit(X)
+    assert recorder.events == told(encode=5, index=None)
+    assert recorder.torn_down
+    assert sizes == [220, 50, 50, 50, 50, 20, 220]
+    assert_array_equal(watched.codes_, unwatched.codes_)
+    assert len(watched.index_.segments) == 1
+    watched.set_callbacks().fit(X)
+    assert sizes[-1] == 220
+
+
+def as_it_is(X, path):
+    return X
+
+
+def as_images(X, path):
+    return X.reshape(-1, 8, 8)
+
+
+def as_lists(X, path):
+    return X.tolist()
+
+
+def as_frame(X, path):
+    return pd.DataFrame(X).add_prefix("pixel")
+
+
+def as_memory_map(X, path):
+    np.save(path / "X.npy", X)
+    return np.load(path / "X.npy", mmap_mode="r")
+
+
+@pytest.mark.parametrize("make", [as_it_is, as_images, as_lists, as_frame, as_memory_map])
+@pytest.mark.parametrize("freeze", [False, True])
+def test_watching_changes_no_code(digits, make, freeze, tmp_path, monkeypatch):
+    monkeypatch.setattr("skdpq.neighbors._BLOCK", 64)
+    X, y = make(digits[0][:200], tmp_path), digits[2][:200]
+    backbone = torch.nn.Flatten() if make is as_images else None
+    dpq = DPQTransformer(M=3, K=8, backbone=backbone, max_iter=2, random_state=0)
+    neighbors, recorder = DPQNeighbors(quantizer=FrozenEstimator(dpq.fit(X, y)) if freeze else dpq), Recorder()
+    codes = clone(neighbors).fit(X, y).codes_
+    assert_array_equal(neighbors.set_callbacks(recorder).fit(X, y).codes_, codes)
+    assert ("begin", "encode", 4) in recorder.events
+    assert_array_equal(neighbors.classes_[neighbors.labels_], y)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda X: np.where(np.arange(len(X))[:, None] == 199, np.nan, X), "contains NaN"),
+        (lambda X: X[:, :9], "expecting 64 features"),
+        (csr_array, "Sparse data"),
+        (coo_matrix, "Sparse data"),
+    ],
+)
+def test_bad_samples_are_refused_alike_when_watched(digits, spoil, message, monkeypatch):
+    monkeypatch.setattr("skdpq.neighbors._BLOCK", 64)
+    X = digits[0][:200]
+    neighbors = DPQNeighbors(quantizer=FrozenEstimator(ProductQuantizer(M=2, K=4).fit(X)))
+    recorder = Recorder()
+    for one in (neighbors, clone(neighbors).set_callbacks(recorder)):
+        with pytest.raises((TypeError, ValueError), match=message):
+            one.fit(spoil(X))
+        assert not hasattr(one, "index_")
+    assert recorder.torn_down
+
+
+def test_progress_shows_the_blocks(digits, capsys, monkeypatch):
+    monkeypatch.setattr("skdpq.neighbors._BLOCK", 50)
+    neighbors = DPQNeighbors(quantizer=ProductQuantizer(M=2, K=4)).set_callbacks(ProgressBar())
+    neighbors.fit(digits[0][:200])
+    shown = capsys.readouterr().out
+    assert "DPQNeighbors - encode" in shown
+    assert "DPQNeighbors - index" in shown
