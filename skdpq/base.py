@@ -1,6 +1,7 @@
 """BaseDPQ: the parameters, the fitting and the encoding that DPQTransformer and DPQClassifier share."""
 
 import copy
+from functools import partial
 from numbers import Integral, Real
 
 import numpy as np
@@ -13,6 +14,7 @@ from ._atomic import all_or_nothing
 from ._encoding import encode_features
 from ._environment import check_device
 from ._fitting import FittingMixin
+from ._progress import announced
 from .codes import code_dtype
 from .network import DPQNetwork, concatenate_parts
 from .quantizer import QuantizerMixin
@@ -272,11 +274,12 @@ class BaseDPQ(FittingMixin, QuantizerMixin, BaseEstimator):
         device = check_device(self.device)
         result = np.empty((len(X), width), dtype)
         if device.type == "cpu" and self.backbone_ is None:
-            finite = encode_features(self._tensors_of_parameters(), X, self._convert, result)
+            compute = partial(encode_features, self._tensors_of_parameters(), convert=self._convert)
         else:
-            finite = self._compute_eagerly(self._network(device), X, result)
-        if not finite:
-            raise ValueError("Expected X within the range of the training data, got values too large for it.")
+            compute = partial(self._compute_eagerly, self._network(device))
+        for rows in announced(len(X), self.verbose):
+            if not compute(X[rows], result=result[rows]):
+                raise ValueError("Expected X within the range of the training data, got values too large for it.")
         return result
 
     def _compute_eagerly(self, network, X, result):

@@ -80,7 +80,7 @@ class DPQTransformer(BaseDPQ):
         Where to compute: "cpu", "cuda", "cuda:1", "mps"; "auto" takes an accelerator if there is one. What is fitted
         stays on the CPU.
     verbose : bool or int, default=False
-        Print a line with every loss term after each epoch.
+        Print a line with every loss term after each epoch, and up to ten while more than 16,384 samples are encoded.
 
     Attributes
     ----------

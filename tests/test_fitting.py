@@ -1,5 +1,6 @@
 """Fitting in parts, on data that are streamed, with validation data, interrupted, resumed, and watched."""
 
+import copy
 import pickle
 
 import numpy as np
@@ -19,6 +20,7 @@ from sklearn.preprocessing import StandardScaler
 
 from skdpq import DPQClassifier, DPQNeighbors, DPQTransformer, ProductQuantizer
 from skdpq._batches import InMemory, Streamed
+from skdpq._progress import announced
 
 
 @pytest.fixture(scope="module")
@@ -393,3 +395,48 @@ def test_progress_shows_the_blocks(digits, capsys, monkeypatch):
     shown = capsys.readouterr().out
     assert "DPQNeighbors - encode" in shown
     assert "DPQNeighbors - index" in shown
+
+
+# Verbose encoding
+
+
+@pytest.mark.parametrize("n_samples", [16385, 30000, 163840, 163841, 10**6, 10**9 + 1])
+def test_lines_of_encoding_are_few_and_evenly_spaced(n_samples, capsys):
+    pieces = list(announced(n_samples, verbose=True))
+    assert [0, *(piece.stop for piece in pieces)] == [*(piece.start for piece in pieces), n_samples]
+    assert 2 <= len(pieces) <= 10
+    assert len({piece.stop - piece.start for piece in pieces[:-1]}) == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert lines == [f"Encoded {piece.stop:,} of {n_samples:,} samples" for piece in pieces]
+    assert list(announced(n_samples, verbose=False)) == [slice(0, n_samples)]
+    assert list(announced(16384, verbose=True)) == [slice(0, 16384)]
+    assert capsys.readouterr().out == ""
+
+
+@pytest.fixture(scope="module")
+def trained(digits):
+    return DPQClassifier(M=2, K=4, max_iter=1, random_state=0).fit(digits[0], digits[2])
+
+
+@pytest.mark.parametrize("method", ["encode", "soft", "transform", "predict"])
+def test_verbose_tells_of_encoding_many_samples(digits, trained, method, capsys):
+    X = np.resize(digits[0].astype(np.float32), (40000, 64))
+    dpq = copy.copy(trained).set_params(verbose=True)
+    expected = getattr(trained, method)(X)
+    assert capsys.readouterr().out == ""  # nothing by default
+    assert_array_equal(getattr(dpq, method)(X), expected)
+    lines = capsys.readouterr().out.splitlines()
+    assert 2 <= len(lines) <= 10
+    assert lines[-1] == "Encoded 40,000 of 40,000 samples"
+    getattr(dpq, method)(X[:16384])
+    assert capsys.readouterr().out == ""
+
+
+def test_encoding_is_told_of_once(digits, trained, capsys):
+    X = np.resize(digits[0].astype(np.float32), (40000, 64))
+    dpq = copy.copy(trained).set_params(verbose=True)
+    neighbors = DPQNeighbors(quantizer=FrozenEstimator(dpq)).fit(X)
+    assert "of 40,000 samples" in capsys.readouterr().out
+    neighbors.set_callbacks(Recorder()).fit(X)  # the callback is told
+    neighbors.kneighbors(X[:17000], n_neighbors=1)
+    assert capsys.readouterr().out == ""
