@@ -23,6 +23,8 @@ from .training import make_step, train, train_one_pass
 
 _SCALER_STATE = ("mean_", "var_", "scale_", "n_samples_seen_")
 _AUTO_STEPS, _AUTO_EPOCHS = 500, 15  # what max_iter="auto" runs at least
+# dropout="auto": dropping a share r of n units adds noise of variance r / (1 - r) / n to their mean, here 1 / _NOISE
+_NOISE, _MOST_DROPPED = 750, 0.5
 
 
 class FittingMixin(CallbackSupportMixin):
@@ -220,7 +222,7 @@ class FittingMixin(CallbackSupportMixin):
     def _start_network(self, X, generator, again, dtype=None):
         """Return the network on the CPU: initialised, or `again` as it was fitted."""
         if again:
-            network = DPQNetwork(**self.architecture_, dropout=self.dropout)
+            network = DPQNetwork(**self.architecture_, dropout=self._dropout(X))
             network.load_state_dict(
                 {name: torch.from_numpy(a.copy()) for name, a in self.parameters_.items()}, assign=True
             )
@@ -233,9 +235,18 @@ class FittingMixin(CallbackSupportMixin):
             # order or multiplicity of its samples.
             single = self.backbone is None and len(X) <= self.batch_size and X.dtype not in (np.float16, np.float32)
             dtype = torch.float64 if single and check_device(self.device).type != "mps" else torch.float32
-        network = DPQNetwork(**self.architecture_, backbone=self.backbone_, dropout=self.dropout).to(dtype)
+        network = DPQNetwork(**self.architecture_, backbone=self.backbone_, dropout=self._dropout(X)).to(dtype)
         network.initialise(generator)
         return network
+
+    def _dropout(self, X):
+        """Return the share of units to drop."""
+        if self.dropout != "auto":
+            return self.dropout
+        if len(X) <= self.batch_size:
+            return 0.0
+        n_units = self.architecture_["n_units"]
+        return min(_MOST_DROPPED, n_units / (n_units + _NOISE))
 
     def _tensors(self, X, y, weight, network):
         dtype = network.codebooks.dtype

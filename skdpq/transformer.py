@@ -25,7 +25,7 @@ class DPQTransformer(BaseDPQ):
         Widths of the ReLU layers of the trunk, the MLP before the split into parts; ``()`` for none. Of its last
         layer's units, those that do not divide by M are dropped, as in section 4; with fewer units than M every part
         reads them all.
-    part_layer_sizes : array-like of int, default=()
+    part_layer_sizes : array-like of int, default=(64,)
         Widths of the ReLU layers of each part network; ``()`` goes straight from sub-vector to K logits.
     backbone : torch.nn.Module, default=None
         Learned jointly, in front of the trunk. X may then have any shape that it takes, (n_samples, ...); it must
@@ -36,22 +36,26 @@ class DPQTransformer(BaseDPQ):
     intra_norm : bool, default=False
         L2-normalise every part of soft and of the codewords (section 4), for retrieval across domains. It needs no
         retraining: it may be changed on a fitted estimator with `set_params`. Predictions do not depend on it.
-    dropout : float, default=0.0
-        Share of the features, or units of the backbone, that are dropped in training, others for each sample.
-    label_smoothing : float, default=0.0
+    dropout : float or "auto", default="auto"
+        Share of the features, or units of the backbone, that are dropped in training, others for each sample. Of n,
+        ``"auto"`` drops n / (n + 750), at most half: then it has about the same effect on a sum of few features as on
+        one of many. It drops none where all samples fit into a batch.
+    label_smoothing : float, default=0.1
         Share of each label that the softmax losses spread evenly over all classes.
     softmax_soft_weight, softmax_hard_weight : float, default=1.0
         Weight of the softmax loss on soft and on hard.
-    joint_central_weight : float, default=0.3
+    joint_central_weight : float, default=0.5
         Weight of the Joint Central Loss (equation 5): half squared distances to the class center, summed over the
         M * D dimensions, of soft and of hard.
-    gini_batch_weight, gini_sample_weight : float, default=0.3
-        Weights of GiniBatch and GiniSample (equations 6 and 7), each a mean over the parts.
+    gini_batch_weight : float, default=1.0
+        Weight of GiniBatch (equation 6), a mean over the parts.
+    gini_sample_weight : float, default=0.02
+        Weight of GiniSample (equation 7), a mean over the parts.
     learning_rate : float, default=0.003
         Highest learning rate of AdamW. It warms up, stays constant, and falls linearly to zero over the second half
         of the epochs, or from the plateau that `tol` and `n_iter_no_change` define, over as many epochs as came
         before it.
-    weight_decay : float, default=0.7
+    weight_decay : float, default=0.2
         Decoupled weight decay of the layers' weights; codebooks, class centers and biases are left alone.
     batch_size : int, default=256
         Largest number of samples in a batch.
