@@ -43,16 +43,16 @@ VARIANTS = [
     {"joint_central_weight": 1.0},
     {"gini_batch_weight": 0.0},
     {"gini_batch_weight": 0.3},
-    {"gini_sample_weight": 0.1},
-    {"gini_sample_weight": 0.5},
+    {"gini_sample_weight": 0.0},
+    {"gini_sample_weight": 0.3},
     {"learning_rate": 1e-3},
     {"learning_rate": 1e-2},
-    {"max_iter": 100},
+    {"max_iter": 30},
     {"batch_size": 64},
     {"batch_size": 1024},
     {"hidden_layer_sizes": ()},
     {"part_layer_sizes": ()},
-    {"D": 8},
+    {"D": 16},
     {"D": 128},
     {"initial logits": 4.0},
     {"initial codewords": 4.0},
@@ -77,9 +77,7 @@ def started(factors):
 def small_sets(seed):
     """Yield name, parameters, and a split of each small set."""
     for name, load in {"digits": load_digits, "wine": load_wine, "breast_cancer": load_breast_cancer}.items():
-        split = train_test_split(*load(return_X_y=True), test_size=0.4, random_state=seed)
-        yield name, {}, split
-        yield f"{name}, M=4, K=16", {"M": 4, "K": 16}, split
+        yield name, {}, train_test_split(*load(return_X_y=True), test_size=0.4, random_state=seed)
     X, y = load_iris(return_X_y=True)
     toy, rest = np.arange(seed % 5, 150, 5), np.delete(np.arange(150), np.arange(seed % 5, 150, 5))
     yield "iris, 30 samples", {}, (X[toy], X[rest], y[toy], y[rest])
