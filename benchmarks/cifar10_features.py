@@ -5,7 +5,7 @@
 The file holds `X_train`, `y_train`, `X_test` and `y_test`: here the U = 500 units of the paper's base network (section
 4), trained on the 50,000 training images. All training items are the database, all test items the queries; in the
 column "among queries", 100 test items of each class query the other test items. Estimators have M=4 and K=64 and are
-otherwise as constructed by default, but for the row "regularised" (REGULARISED, see docs/training.md).
+otherwise as constructed by default.
 """
 
 import argparse
@@ -25,14 +25,6 @@ import skdpq
 from skdpq import DPQClassifier, DPQNeighbors, ProductQuantizer
 
 M, K = 4, 64
-REGULARISED = {
-    "dropout": 0.4,
-    "label_smoothing": 0.2,
-    "weight_decay": 0.2,
-    "joint_central_weight": 1.0,
-    "gini_batch_weight": 1.0,
-    "gini_sample_weight": 0.02,
-}
 
 
 def among_queries(quantizer, X, y):
@@ -61,7 +53,6 @@ def main():
     for seed in range(options.seeds):
         for name, quantizer in {
             "DPQ": DPQClassifier(M=M, K=K, random_state=seed),
-            "DPQ, regularised": DPQClassifier(M=M, K=K, random_state=seed, **REGULARISED),
             "PQ": ProductQuantizer(M=M, K=K, random_state=seed),
             "OPQ": ProductQuantizer(M=M, K=K, rotation="opq", random_state=seed),
         }.items():

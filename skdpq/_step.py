@@ -281,24 +281,28 @@ class _Shard:
         first(torch.bmm, p, codebooks, out=split_parts(soft, M, D))  # eq. 1
         first(torch.index_select, codebooks.view(-1, D), 0, rows.view(-1), out=hard.view(-1, D))  # eq. 2
 
-        # Softmax losses. The gradient of a logit is weight * (softmax - target).
-        logits, log_p, grad_logits = (first.new(2 * B, C) for _ in range(3))
-        first(torch.addmm, parameters["classifier.bias"], both, classifier.T, out=logits)
-        first(torch.log_softmax, logits, -1, out=log_p)
-        target = logits  # not needed any more; times -weight
-        none = torch.zeros((), dtype=codebooks.dtype)
-        first(aten.nll_loss_backward.grad_input, weight.view(-1), log_p, y, None, 0, -100, none, grad_input=target)
+        # Softmax losses. The gradient of a logit is weight * (softmax - target). Classes come first, as products are
+        # faster with few rows than with few columns.
+        logits, log_p, target = (first.new(C, 2 * B) for _ in range(3))
+        negative, cross_entropy = first.new(1, 2 * B), first.new(2 * B)
+        first(torch.addmm, parameters["classifier.bias"][:, None], classifier, both.T, out=logits)
+        first(torch.log_softmax, logits, 0, out=log_p)
+        first(torch.neg, weight.T, out=negative)
+        first(target.zero_)
+        first(target.scatter_, 0, y[None], negative)  # the target, times -weight
         if self._smoothing:
             first(target.mul_, 1 - self._smoothing)
-            first(torch.sub, target, weight, alpha=self._smoothing / C, out=target)
-        first(torch.dot, target[:B].view(-1), log_p[:B].view(-1), out=now.terms[0])
-        first(torch.dot, target[B:].view(-1), log_p[B:].view(-1), out=now.terms[1])
-        first(aten._log_softmax_backward_data.out, target, log_p, -1, log_p.dtype, out=grad_logits)
-        for rows_of, factor in ((slice(B), soft_weight), (slice(B, None), hard_weight)):
+            first(torch.add, target, negative, alpha=self._smoothing / C, out=target)
+        first(torch.mul, target, log_p, out=logits)
+        first(torch.sum, logits, 0, out=cross_entropy)
+        first(torch.sum, cross_entropy.view(2, B), 1, out=now.terms[:2])
+        grad_logits = logits
+        first(aten._log_softmax_backward_data.out, target, log_p, 0, log_p.dtype, out=grad_logits)
+        for columns, factor in ((slice(B), soft_weight), (slice(B, None), hard_weight)):
             if factor != 1:
-                first(grad_logits[rows_of].mul_, factor)
-        first(torch.mm, grad_logits.T, both, out=gradients["classifier.weight"])
-        first(torch.sum, grad_logits, 0, out=gradients["classifier.bias"])
+                first(grad_logits[:, columns].mul_, factor)
+        first(torch.mm, grad_logits, both, out=gradients["classifier.weight"])
+        first(torch.sum, grad_logits, 1, out=gradients["classifier.bias"])
 
         # Joint Central Loss (eq. 5): weight * (soft - o), which its weight will multiply.
         centers, difference, grad = first.new(B, M * D), first.new(2 * B, M * D), first.new(2 * B, M * D)
@@ -308,7 +312,7 @@ class _Shard:
         first(torch.dot, difference.view(-1), grad.view(-1), out=now.terms[2])
         first(gradients["class_centers"].zero_)
         first(gradients["class_centers"].index_add_, 0, y, grad, alpha=-central_weight)
-        first(torch.addmm, grad, grad_logits, classifier, beta=central_weight, out=grad)
+        first(torch.addmm, grad, grad_logits.T, classifier, beta=central_weight, out=grad)
 
         # From soft and hard to the codebooks and, straight through, to p.
         grad_soft, grad_hard = grad[:B], grad[B:]

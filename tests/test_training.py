@@ -64,7 +64,8 @@ def test_each_term_alone_is_lowered_by_training(name):
     weights = {f"{other}_weight": float(other == name) for other in TERMS}
     dpq = DPQTransformer(**SMALL, max_iter=40, **weights).fit(X, y)
     assert dpq.loss_curve_["loss"] == dpq.loss_curve_[name]
-    assert dpq.loss_curve_[name][-1] < dpq.loss_curve_[name][0] - 0.01
+    least = {"gini_batch": 1 / 8, "gini_sample": -1.0}.get(name, 0.0)
+    assert dpq.loss_curve_[name][-1] - least < 0.9 * (dpq.loss_curve_[name][0] - least)
 
 
 def test_early_stopping_keeps_the_weights_that_scored_best(digits):
