@@ -2,12 +2,13 @@
 
     python benchmarks/training.py
     python benchmarks/training.py --rounds 5 --full
+    python benchmarks/training.py --profile
 
 Architectures: the paper's for CIFAR-10 (500 features, no trunk, M=4, K=64, parts of 128 units) and for ImageNet (128
 features, a trunk of 2048, M=8, K=256, D=64, 1,000 classes), and the defaults on a small table of 30 features. The
 samples are of Gaussian classes, float32; batches have 256 samples. Methods:
 
-- skdpq: DPQTransformer.fit, on the CPU;
+- skdpq: DPQTransformer.fit, on the CPU, without dropout and label smoothing;
 - skorch: a NeuralNet around the same network, with the same objective, its default data loader, and no validation;
 - DataLoader: a plain loop over a shuffled TensorDataset, with the same network and objective;
 - MLPClassifier: scikit-learn's, with one hidden layer as wide as gives it as many parameters as the network.
@@ -28,6 +29,8 @@ has no gradient of its input. So has soft = p C, where one, gradient C^T, serves
 a gather. The classifier is applied twice. All else (softmax, losses, optimiser) counts as nothing. MLPClassifier's two
 layers count alike: 2 first + 3 second. Encoding needs trunk + parts, and for soft the codebooks. Rates are also given
 as a share of that of torch.mm, 1024 x 1024 x 1024 in float32, with as many threads, best of all rounds.
+
+`--profile` prints instead what the calls of a step take, on one thread, which has all of its batches to itself.
 
 Times mean something on an idle machine only.
 """
@@ -54,6 +57,8 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import skdpq
 from skdpq import DPQTransformer
+from skdpq._step import RecordedStep
+from skdpq.losses import TERMS
 from skdpq.network import DPQNetwork
 
 BATCH = 256
@@ -97,7 +102,7 @@ class Case:
 def cases(full):
     """Return the architectures to train."""
     cifar10 = {"M": 4, "K": 64, "hidden_layer_sizes": (), "part_layer_sizes": (128,)}
-    imagenet = {"M": 8, "K": 256, "D": 64, "hidden_layer_sizes": (2048,)}
+    imagenet = {"M": 8, "K": 256, "D": 64, "hidden_layer_sizes": (2048,), "part_layer_sizes": ()}
     return [
         Case("CIFAR-10", 50_000 if full else 20_000, 500, 10, cifar10),
         Case("ImageNet", 10_000, 128, 1000, imagenet),
@@ -121,6 +126,7 @@ def objective(network, output, y):
 def fit_ours(case, X, y, n_epochs, **params):
     """Fit a DPQTransformer."""
     params = {"max_iter": n_epochs, "n_iter_no_change": n_epochs, "device": "cpu", "random_state": 0} | params
+    params |= {"dropout": 0.0, "label_smoothing": 0.0}
     DPQTransformer(**case.params, batch_size=BATCH, **params).fit(X, y)
 
 
@@ -228,7 +234,7 @@ def measure_training(case, options, peaks):
 
 def measure_encoding(n, options, peaks):
     """Return rows a second by method and threads, and multiply-adds a row by method."""
-    case = Case("encoding", n, 128, 10, {"hidden_layer_sizes": (512,)})
+    case = Case("encoding", n, 128, 10, {"hidden_layer_sizes": (512,), "part_layer_sizes": ()})
     X, y = case.samples()
     transformer = DPQTransformer(**case.params, max_iter=1, device="cpu", random_state=0).fit(X[:2000], y[:2000])
     network = case.network()
@@ -300,14 +306,63 @@ def report(options):
         yield f"| {name} | {cells(speed, products[name], threads, peaks)} |"
 
 
+def timed(call, times):
+    """Return the call, which then adds the seconds that it takes."""
+
+    def run():
+        start = time.perf_counter()
+        call()
+        times.append(time.perf_counter() - start)
+
+    return run
+
+
+def profile(case, n_batches=100):
+    """Yield what each kind of call takes, by training on one thread."""
+    X, y = (torch.from_numpy(array) for array in case.samples())
+    loss_weights = {name: DEFAULTS[f"{name}_weight"] for name in TERMS}
+    generator = torch.Generator().manual_seed(0)
+    step = RecordedStep(case.network(), loss_weights, 0.0, DEFAULTS["weight_decay"], BATCH, generator)
+    batches = torch.randperm(len(X) // BATCH * BATCH).split(BATCH)
+    weight = torch.ones(len(X))
+    with limited(1), step:
+        step(X, y, weight, batches[0], 1e-3)
+        kinds: dict = {}
+        for shard in step._shards:
+            for tape in (shard._now.forward, shard._now.backward):
+                for i, call in enumerate(tape._calls):
+                    kind = getattr(call.func, "__name__", str(call.func))
+                    tape._calls[i] = timed(call, kinds.setdefault(kind, []))
+        total = seconds(lambda: [step(X, y, weight, batches[i % len(batches)], 1e-3) for i in range(n_batches)])
+    products = [name for name in kinds if name in ("mm", "addmm", "bmm", "baddbmm")]
+    spent = {name: sum(times) / n_batches for name, times in kinds.items()}
+    spent["optimiser, gathering of rows, and all else"] = total / n_batches - sum(spent.values())
+    in_products = sum(spent[name] for name in products)
+    rate = 2 * training_products(case, OURS) * BATCH / in_products
+    yield f"\n## {case.name}: {1e3 * total / n_batches:.2f} ms a batch of {BATCH}\n"
+    yield f"Products take {in_products / total * n_batches:.0%}, at {rate / 1e9:.0f} GFLOP/s.\n"
+    yield "| calls | us | share |\n|---|---:|---:|"
+    yield f"| products: {', '.join(products)} | {1e6 * in_products:.0f} | {in_products / total * n_batches:.1%} |"
+    for name in sorted(set(spent) - set(products), key=spent.get, reverse=True):
+        yield f"| {name} | {1e6 * spent[name]:.0f} | {spent[name] / total * n_batches:.1%} |"
+
+
+def report_profiles(options):
+    """Yield the profile of each architecture."""
+    yield f"torch.mm, one thread: {measure_products(1, 20) / 1e9:.0f} GFLOP/s"
+    for case in cases(options.full):
+        yield from profile(case)
+
+
 def main():
     """Print the report."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=3, help="turns of each method")
     parser.add_argument("--full", action="store_true", help="train on 50,000 samples, and encode 1,000,000")
+    parser.add_argument("--profile", action="store_true", help="print what the calls of a step take instead")
     options = parser.parse_args()
     warnings.simplefilter("ignore", ConvergenceWarning)  # max_iter is reached, as it should be
-    for line in report(options):
+    for line in (report_profiles if options.profile else report)(options):
         print(line, flush=True)
 
 

@@ -130,13 +130,11 @@ class RecordedStep:
         self.n_steps += 1
         weight = weight.index_select(0, batch)
         weight /= weight.sum()
-        y = y.index_select(0, batch)
+        data = X, y.index_select(0, batch), weight, batch
         n_shards = len(self._shards)
-        shares = [tensor.tensor_split(n_shards) for tensor in (batch, y, weight)]
-        for shard, *rows in zip(self._shards, *shares, strict=True):
-            shard.load(*rows)
+        cuts = [len(batch) * i // n_shards for i in range(n_shards + 1)]
         phases = (
-            lambda i: self._shards[i].forward(X),
+            lambda i: self._shards[i].forward(*data, cuts[i], cuts[i + 1]),
             lambda i: self._shards[i].backward([shard.mean for shard in self._shards]),
             lambda i: self._update(i, learning_rate),
         )
@@ -225,19 +223,25 @@ class _Shard:
         self._generator = torch.Generator().manual_seed(seed)
         self._recorded = {}
 
-    def load(self, batch, y, weight):
-        """Take rows of the data, with their class indices and their weights, which sum to one over all shards."""
-        self._batch = batch
-        if len(batch) not in self._recorded:
-            self._recorded[len(batch)] = self._record(len(batch))
-        self._now = self._recorded[len(batch)]
-        self._now.y.copy_(y)
-        self._now.weight.copy_(weight)
+    def forward(self, X, y, weight, batch, start, stop):
+        """Do what does not need the other shards.
 
-    def forward(self, X):
-        """Do what does not need the other shards."""
-        torch.index_select(X, 0, self._batch, out=self._now.x)
-        self._now.forward.run()
+        Parameters
+        ----------
+        X : Tensor of shape (n, n_units)
+            Samples.
+        y, weight, batch : Tensor of shape (B,)
+            Class indices and weights of the batch, which sum to one, and its rows of X.
+        start, stop : int
+            The shard's range of them.
+        """
+        if stop - start not in self._recorded:
+            self._recorded[stop - start] = self._record(stop - start)
+        now = self._now = self._recorded[stop - start]
+        now.y.copy_(y[start:stop])
+        now.weight.copy_(weight[start:stop])
+        torch.index_select(X, 0, batch[start:stop], out=now.x)
+        now.forward.run()
 
     def backward(self, means):
         """Do the rest, with the mean of p over each shard, weighted."""

@@ -109,7 +109,7 @@ def test_an_error_in_either_thread_ends_both(failing, monkeypatch):
     monkeypatch.setattr(_step, "_WORTH_SPLITTING", 0)
     step = RecordedStep(network, dict.fromkeys(TERMS, 1.0), 0.0, 0.1, 8, torch.Generator())
 
-    def fail(X):
+    def fail(*_):
         raise RuntimeError("out of memory, say")
 
     monkeypatch.setattr(step._shards[failing], "forward", fail)
