@@ -61,9 +61,9 @@ class Streamed:
     def __init__(self, X, y, weight, batch_size, convert, device):
         self.X, self.y, self.weight = X, y, weight
         self.batch_size, self.convert, self.device = batch_size, convert, device
-        size = max(1, _CHUNK // (4 * math.prod(X.shape[1:])))
-        rows = [np.arange(start, min(start + size, len(X))) for start in range(0, len(X), size)]
-        self.chunks = [slice(kept[0], kept[-1] + 1) for kept in (r[weight[r] > 0] for r in rows) if len(kept)]
+        self.size = max(1, _CHUNK // (4 * math.prod(X.shape[1:])))
+        starts = np.arange(0, len(X), self.size)
+        self.starts = starts[np.add.reduceat(weight, starts) > 0]
         self.n = int(np.count_nonzero(weight))
         self.n_batches = math.ceil(self.n / batch_size)  # within a few, as groups of chunks are split on their own
 
@@ -72,9 +72,9 @@ class Streamed:
 
     def epoch(self, generator):
         """Yield the batches of an epoch: X, y and weight, and which rows of them."""
-        order = torch.randperm(len(self.chunks), generator=generator).tolist()
-        for start in range(0, len(order), _MIXED):
-            chunks = [self.chunks[i] for i in order[start : start + _MIXED]]
+        starts = self.starts[torch.randperm(len(self.starts), generator=generator).numpy()]
+        for first in range(0, len(starts), _MIXED):
+            chunks = [slice(start, start + self.size) for start in starts[first : first + _MIXED]]
             X = self.convert(np.concatenate([self.X[chunk] for chunk in chunks]))
             y = torch.from_numpy(np.concatenate([self.y[chunk] for chunk in chunks]))
             weight = torch.from_numpy(np.concatenate([self.weight[chunk] for chunk in chunks])).to(X.dtype)

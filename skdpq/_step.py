@@ -183,15 +183,19 @@ class _Worker:
     def share(self, phases):
         """Do all phases; none begins before both shares of the one before are done."""
         self._to.put(phases)
-        for phase in phases:
-            phase(0)
-            self._to.put(phase)
-            error = self._from.get()
-            if error is not None:
-                raise error
+        try:
+            for phase in phases:
+                phase(0)
+                self._to.put(phase)
+                error = self._from.get()
+                if error is not None:
+                    raise error
+        except BaseException:
+            self.stop()  # nothing may go on where the caller, interrupted, does not expect it
+            raise
 
     def stop(self):
-        """End the thread, also where the caller was interrupted in the middle of a phase."""
+        """End the thread, at the end of the phase that it is in."""
         self._to.put(None)
         self._thread.join()
 

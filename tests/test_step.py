@@ -118,7 +118,7 @@ def test_an_error_in_either_thread_ends_both(failing, monkeypatch):
             worker = step._worker
             with pytest.raises(RuntimeError, match="out of memory, say"):
                 step(X, y, weight, torch.arange(8), 0.01)
-        assert not worker._thread.is_alive()
+            assert not worker._thread.is_alive()
         assert torch.get_num_threads() == 2
 
 
