@@ -13,7 +13,8 @@ import numpy as np
 from joblib import effective_n_jobs
 
 from ._lookup import BLOCK, n_registers
-from .kernels import TOGETHER, merge_nearest, scan_nearest, scan_nearest_together, scan_radius
+from ._selection import merge_nearest
+from .kernels import TOGETHER, scan_nearest, scan_nearest_together, scan_radius
 
 _TABLES = 2**22  # table entries at a time in each thread: 16 MB
 _BOUNDS = 2**19  # 8-bit entries at a time in each thread: half of a common L2 cache

@@ -12,7 +12,7 @@ import numpy as np
 from numba import njit
 
 from ._lookup import BLOCK
-from .kernels import SAMPLED
+from ._selection import SAMPLED
 
 _MOST = 255  # items of one stored code
 

@@ -14,7 +14,7 @@ import torch
 from torch.nn.functional import embedding_bag
 
 from ._scan import NONE, join, nothing
-from .kernels import merge_found, merge_nearest
+from ._selection import merge_found, merge_nearest
 from .tables import check_range, lut_asymmetric
 
 _TABLES = 2**22  # table entries at a time: 16 MB, which the caches of a large GPU hold

@@ -12,9 +12,9 @@ side.
 import numpy as np
 from numba import njit
 
-from ._lookup import BLOCK, bits_float, float_bits, mark_block, mark_queries, trailing_zeros
+from ._lookup import BLOCK, mark_block, mark_queries, trailing_zeros
+from ._selection import expand, keep_nearest, make_key, merge_found, position_of
 
-SAMPLED = 64  # codes from one stored sum of sizes to the next
 TOGETHER = 64  # queries whose sums are formed side by side where registers are not looked up in
 _CHUNK = 64  # blocks that all queries see in turn: 128 KB at M = 8, which stay in the L2 cache
 _TARGET = 254  # largest 8-bit sum that is not excluded
@@ -152,209 +152,12 @@ def _advance(
                         distance = _code_distance(table, blocks, block, i) if bounded else scratch[i]
                         u = block * BLOCK + i
                         if distance <= limit and u < n_codes:
-                            keys[size] = _key(distance, u)
+                            keys[size] = make_key(distance, u)
                             size += 1
             block += 1
             if size > full:
                 return block, size
     return block, size
-
-
-@njit(nogil=True, cache=True)
-def first_item(sizes, sampled, u):
-    """Return the position of code u's first item among the items of a segment."""
-    start = sampled[u // SAMPLED]
-    for v in range(u // SAMPLED * SAMPLED, u):
-        start += sizes[v]
-    return start
-
-
-@njit(nogil=True, cache=True)
-def _key(distance, position):
-    return (np.uint64(float_bits(distance)) << np.uint64(32)) | np.uint64(position)
-
-
-@njit(nogil=True, cache=True)
-def _distance_of(key):
-    return bits_float(np.uint32(key >> np.uint64(32)))
-
-
-@njit(nogil=True, cache=True)
-def _position_of(key):
-    return np.int64(key & np.uint64(0xFFFFFFFF))
-
-
-@njit(nogil=True, cache=True)
-def _select(keys, k):
-    """Move the k smallest keys to the front, the largest of them to k - 1 (Hoare)."""
-    low = 0
-    high = len(keys) - 1
-    while low < high:
-        pivot = max(min(keys[low], keys[high]), min(max(keys[low], keys[high]), keys[(low + high) // 2]))
-        i = low
-        j = high
-        while i <= j:
-            while keys[i] < pivot:
-                i += 1
-            while keys[j] > pivot:
-                j -= 1
-            if i <= j:
-                keys[i], keys[j] = keys[j], keys[i]
-                i += 1
-                j -= 1
-        if k - 1 <= j:
-            high = j
-        elif k - 1 >= i:
-            low = i
-        else:
-            return
-
-
-@njit(nogil=True, cache=True)
-def _keep_nearest(keys, size, k, sizes, sampled, ids):
-    """Move codes that hold the k nearest items to the front.
-
-    Returns how many they are, at most k, and the largest distance that an item of interest may have.
-    """
-    # Where codes have many items, a few of the nearest codes are likely to do.
-    few = np.int64(8 + 2 * k * len(sizes) // len(ids))
-    if few < min(k, size):
-        _select(keys[:size], few)
-        n_kept, limit = _cut(keys[:few], k, sizes)
-        if limit < _distance_of(keys[few - 1]):
-            return n_kept, limit
-    if size > k:
-        _select(keys[:size], k)
-        limit = _distance_of(keys[k - 1])
-        n_tied = 0
-        for i in range(k, size):
-            n_tied += _distance_of(keys[i]) == limit
-        if n_tied:
-            _keep_lowest_ids(keys[:size], k, limit, sizes, sampled, ids)
-        size = k
-    if len(ids) > len(sizes):
-        return _cut(keys[:size], k, sizes)
-    last = np.uint64(0)
-    for i in range(size):
-        last = max(last, keys[i])
-    return size, _distance_of(last) if size == k else np.float32(np.inf)
-
-
-@njit(nogil=True, cache=True)
-def _cut(keys, k, sizes):
-    """Sort keys, and return how many of them hold k items, with all at the same distance, and what that distance is."""
-    ascending = np.sort(keys)
-    for i in range(len(keys)):  # Numba takes long to compile an assignment of arrays, for its errors
-        keys[i] = ascending[i]
-    n_items = 0
-    for i in range(len(keys)):
-        n_items += sizes[_position_of(keys[i])]
-        if n_items >= k:
-            limit = _distance_of(keys[i])
-            end = i + 1
-            while end < len(keys) and _distance_of(keys[end]) == limit:
-                end += 1
-            return end, limit
-    return len(keys), np.float32(np.inf)
-
-
-@njit(nogil=True, cache=True)
-def _keep_lowest_ids(keys, k, limit, sizes, sampled, ids):
-    """Of the codes at distance `limit`, of which not all fit among the first k, take those whose ids are lowest."""
-    n_less = 0
-    for i in range(k):
-        if _distance_of(keys[i]) < limit:
-            keys[n_less], keys[i] = keys[i], keys[n_less]
-            n_less += 1
-    n_tied = n_less
-    for i in range(n_less, len(keys)):
-        if _distance_of(keys[i]) == limit:
-            keys[n_tied], keys[i] = keys[i], keys[n_tied]
-            n_tied += 1
-    first = np.empty(n_tied - n_less, dtype=np.uint64)  # as all that is sorted here: a sort takes long to compile
-    for i in range(len(first)):
-        first[i] = ids[first_item(sizes, sampled, _position_of(keys[n_less + i]))]
-    highest = np.sort(first)[k - n_less - 1]
-    n_kept = n_less
-    for i in range(len(first)):
-        if first[i] <= highest:
-            keys[n_kept] = keys[n_less + i]
-            n_kept += 1
-
-
-@njit(nogil=True, cache=True)
-def _lowest_ids(keys, most, sizes, sampled, ids):
-    """Return the lowest ids among the items of some codes, ascending and at most so many."""
-    n = np.int64(0)
-    for key in keys:
-        n += min(sizes[_position_of(key)], most)
-    lowest = np.empty(n, dtype=np.uint64)
-    n = np.int64(0)
-    in_order = True
-    for key in keys:
-        start = first_item(sizes, sampled, _position_of(key))
-        if n >= most and np.uint64(ids[start]) > lowest[most - 1]:
-            continue  # so do all but the first of a code that is stored more than once
-        in_order &= n == 0 or np.uint64(ids[start]) > lowest[n - 1]
-        for item in range(start, start + min(sizes[_position_of(key)], most)):
-            lowest[n] = ids[item]
-            n += 1
-        if n > most or (n == most and not in_order):
-            _select(lowest[:n], most)
-            n = most
-            in_order = False
-    return lowest[:n] if in_order else np.sort(lowest[:n])
-
-
-@njit(nogil=True, cache=True)
-def _expand(keys, sizes, sampled, ids, most, out_distances, out_ids):
-    """Write the items of codes whose keys are sorted, by (distance, id), at most so many; return how many there are."""
-    n = np.int64(0)
-    i = 0
-    while i < len(keys) and n < most:
-        end = i + 1
-        while end < len(keys) and keys[end] >> np.uint64(32) == keys[i] >> np.uint64(32):
-            end += 1
-        for item in _lowest_ids(keys[i:end], most - n, sizes, sampled, ids):
-            out_distances[n] = _distance_of(keys[i])
-            out_ids[n] = item
-            n += 1
-        i = end
-    return n
-
-
-@njit(nogil=True, cache=True)
-def merge_nearest(distances, ids, other_distances, other_ids):
-    """Merge, in place, rows of (distance, id) in ascending order with others, and keep as many as there were.
-
-    Parameters
-    ----------
-    distances, other_distances : ndarray of shape (n_queries, k), (n_queries, k'), float32
-        Ascending; infinite where there is no item.
-    ids, other_ids : ndarray of shape (n_queries, k), (n_queries, k'), int64
-        The items' ids, ascending at equal distance.
-    """
-    k = distances.shape[1]
-    merged_distances = np.empty(k, dtype=np.float32)
-    merged_ids = np.empty(k, dtype=np.int64)
-    for q in range(len(distances)):
-        a = 0
-        b = 0
-        for i in range(k):
-            if b == other_distances.shape[1] or (
-                distances[q, a] < other_distances[q, b]
-                or (distances[q, a] == other_distances[q, b] and ids[q, a] <= other_ids[q, b])
-            ):
-                merged_distances[i] = distances[q, a]
-                merged_ids[i] = ids[q, a]
-                a += 1
-            else:
-                merged_distances[i] = other_distances[q, b]
-                merged_ids[i] = other_ids[q, b]
-                b += 1
-        for i in range(k):
-            distances[q, i] = merged_distances[i]
-            ids[q, i] = merged_ids[i]
 
 
 @njit(nogil=True, cache=True)
@@ -429,7 +232,7 @@ def scan_nearest(
                     block, until_there, keys[q], size[q], full, scratch, masks,
                 )  # fmt: skip
                 if size[q] > full:
-                    size[q], nearer = _keep_nearest(keys[q], size[q], k, sizes, sampled, ids)
+                    size[q], nearer = keep_nearest(keys[q], size[q], k, sizes, sampled, ids)
                     if nearer < limit[q]:
                         limit[q] = nearer
                         if n_registers:
@@ -437,34 +240,6 @@ def scan_nearest(
                 if block == begin[q] and chunk >= first:
                     block += _CHUNK
     merge_found(keys, size, sizes, sampled, ids, distances, out_ids)
-
-
-@njit(nogil=True, cache=True)
-def merge_found(keys, size, sizes, sampled, ids, distances, out_ids):
-    """Merge the nearest items of each query's codes with what was found before.
-
-    Parameters
-    ----------
-    keys : ndarray of shape (n_queries, n_keys), uint64
-        Each (distance, position of a code) in one word; overwritten.
-    size : ndarray of shape (n_queries,), int64
-        How many keys each query has.
-    sizes, sampled, ids : ndarray
-        Arrays of the segment.
-    distances, out_ids : ndarray of shape (n_queries, k)
-        As for `scan_nearest`.
-    """
-    k = distances.shape[1]
-    found_distances = np.empty((1, k), dtype=np.float32)
-    found_ids = np.empty((1, k), dtype=np.int64)
-    for q in range(len(keys)):
-        n, _ = _keep_nearest(keys[q], size[q], k, sizes, sampled, ids)
-        nearest = np.sort(keys[q, :n])
-        if distances[q, 0] == np.inf:
-            _expand(nearest, sizes, sampled, ids, k, distances[q], out_ids[q])
-            continue
-        n = _expand(nearest, sizes, sampled, ids, k, found_distances[0], found_ids[0])
-        merge_nearest(distances[q : q + 1], out_ids[q : q + 1], found_distances[:, :n], found_ids[:, :n])
 
 
 @njit(nogil=True, cache=True)
@@ -517,10 +292,10 @@ def scan_nearest_together(blocks, sizes, sampled, ids, tables, least, first, las
                 mask &= mask - np.uint64(1)
                 distance = _code_distance(tables[q], blocks, block, i)
                 if distance <= limit[q]:
-                    keys[q, size[q]] = _key(distance, block * BLOCK + i)
+                    keys[q, size[q]] = make_key(distance, block * BLOCK + i)
                     size[q] += 1
                     if size[q] > full:
-                        size[q], nearer = _keep_nearest(keys[q], size[q], k, sizes, sampled, ids)
+                        size[q], nearer = keep_nearest(keys[q], size[q], k, sizes, sampled, ids)
                         if nearer < limit[q]:
                             limit[q] = nearer
                             _set_column(bounds, q, quantise(tables[q], least[q], nearer, column), column)
@@ -579,12 +354,12 @@ def scan_radius(blocks, shared, until, sizes, sampled, ids, tables, least, n_reg
                 keys = np.concatenate((keys, np.empty(len(keys), dtype=np.uint64)))
         n_items = np.int64(0)
         for i in range(size):
-            n_items += sizes[_position_of(keys[i])]
+            n_items += sizes[position_of(keys[i])]
         if end + n_items > len(found):
             more = len(found) + n_items
             distances = np.concatenate((distances, np.empty(more, dtype=np.float32)))
             found = np.concatenate((found, np.empty(more, dtype=np.int64)))
-        counts[q] = _expand(np.sort(keys[:size]), sizes, sampled, ids, n_items, distances[end:], found[end:])
+        counts[q] = expand(np.sort(keys[:size]), sizes, sampled, ids, n_items, distances[end:], found[end:])
         end += counts[q]
     return counts, distances[:end].copy(), found[:end].copy()
 
