@@ -1,12 +1,78 @@
-"""What DPQNeighbors stores: codes, their ids and their labels, and how they are added and removed."""
+"""What DPQNeighbors stores: codes, their ids and their labels, and how they are made, added and removed."""
+
+from contextlib import contextmanager, nullcontext
 
 import numpy as np
-from sklearn.utils import check_array, column_or_1d
-from sklearn.utils.validation import _num_samples, check_is_fitted
+from scipy.sparse import issparse
+from sklearn import get_config
+from sklearn.base import clone
+from sklearn.callback import CallbackSupportMixin, with_callbacks
+from sklearn.utils import Bunch, _safe_indexing, check_array, column_or_1d, gen_batches
+from sklearn.utils.metadata_routing import process_routing
+from sklearn.utils.validation import _num_samples, check_is_fitted, validate_data
+
+from ._device import search_device
+from .index import CodeIndex
+from .product_quantizer import ProductQuantizer
+
+_BLOCK = 16384  # samples encoded at a time where callbacks watch
 
 
-class DatabaseMixin:
+class DatabaseMixin(CallbackSupportMixin):
     """The database of a neighbour search, with `quantizer_` and `index_` fitted."""
+
+    @with_callbacks
+    def _fit(self, X, y, fit_params):
+        context = self._init_callback_context(max_subtasks=3)
+        context.call_on_fit_task_begin(estimator=self, X=X, y=y)
+
+        @contextmanager
+        def task(name, parent=context, max_subtasks=0):
+            subcontext = parent.subcontext(task_name=name, max_subtasks=max_subtasks)
+            subcontext.call_on_fit_task_begin(estimator=self, X=X, y=y)
+            yield subcontext
+            subcontext.call_on_fit_task_end(estimator=self, X=X, y=y)
+
+        search_device(self.device)  # raises before the quantizer is fitted rather than at the first search
+        validate_data(self, X, skip_check_array=True)
+        if get_config()["enable_metadata_routing"]:
+            params = process_routing(self, "fit", **fit_params).quantizer.fit
+        else:
+            params = Bunch(**fit_params)
+        self.quantizer_ = clone(self._quantizer(y))
+        with task("fit quantizer") as subcontext:
+            supports_callbacks = hasattr(self.quantizer_, "set_callbacks")
+            propagate = subcontext.propagate_callback_context if supports_callbacks else nullcontext
+            with propagate(self.quantizer_):
+                self.quantizer_.fit(X, y, **params)
+        # Unwatched, the quantizer encodes X as it likes to. The index takes all codes at once in any case, as adding
+        # them in blocks would sort them again and again, and leave several segments to search.
+        watched = hasattr(self, "_skl_callbacks") and not issparse(X)
+        blocks = list(gen_batches(_num_samples(X), _BLOCK)) if watched else []
+        large = len(blocks) > 1
+        with task("encode", max_subtasks=len(blocks) if large else 0) as encoding:
+            if large:
+                codes = []
+                for block in blocks:
+                    with task("block", encoding):
+                        codes.append(self.quantizer_.encode(_safe_indexing(X, block)))
+                codes = np.concatenate(codes)
+            else:
+                codes = self.quantizer_.encode(X)
+        with task("index", max_subtasks=None if large else 0):  # None: unknown, which ProgressBar shows too
+            index = CodeIndex(self.quantizer_.codebooks_)
+            index.add(codes)
+            self._store(index, y)
+        context.call_on_fit_task_end(estimator=self, X=X, y=y)
+
+    def _quantizer(self, y):
+        if self.quantizer is not None:
+            return self.quantizer
+        if y is None:
+            return ProductQuantizer(random_state=self.random_state)
+        from .transformer import DPQTransformer  # imports torch, which searching does without
+
+        return DPQTransformer(random_state=self.random_state)
 
     def _store(self, index, y):
         self.index_ = index

@@ -237,3 +237,38 @@ def merge_found(keys, size, sizes, sampled, ids, distances, out_ids):
             continue
         n = expand(nearest, sizes, sampled, ids, k, found_distances[0], found_ids[0])
         merge_nearest(distances[q : q + 1], out_ids[q : q + 1], found_distances[:, :n], found_ids[:, :n])
+
+
+@njit(nogil=True, cache=True)
+def without_self(query_of_item, item_ids, starts, distances, ids, indptr):
+    """Copy the results of queries to the items that share them, each item without itself.
+
+    Parameters
+    ----------
+    query_of_item : ndarray of shape (n,), int64
+        Which query each item shares.
+    item_ids : ndarray of shape (n,), int64
+        The items' ids.
+    starts : ndarray of shape (n_queries + 1,), int64
+        Where the results of each query start.
+    distances, ids : ndarray of shape (n_results,), float32 and int64
+        Results of the queries.
+    indptr : ndarray of shape (n + 1,), int64
+        Where the results of each item are to start; what does not fit is dropped.
+
+    Returns
+    -------
+    distances, ids : ndarray of shape (indptr[-1],), float32 and int64
+        Results of the items.
+    """
+    out_distances = np.empty(indptr[-1], dtype=np.float32)
+    out_ids = np.empty(indptr[-1], dtype=np.int64)
+    for item in range(len(item_ids)):
+        to = indptr[item]
+        query = query_of_item[item]
+        for i in range(starts[query], starts[query + 1]):
+            if ids[i] != item_ids[item] and to < indptr[item + 1]:
+                out_distances[to] = distances[i]
+                out_ids[to] = ids[i]
+                to += 1
+    return out_distances, out_ids

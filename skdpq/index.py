@@ -11,8 +11,8 @@ import numpy as np
 
 from . import _scan
 from ._segments import build, distinct_rows, keep, merge
+from ._selection import without_self
 from .codes import check_codes, code_dtype
-from .kernels import without_self
 from .quantizer import decode
 from .tables import check_range, lut_asymmetric, lut_symmetric
 

@@ -1,17 +1,13 @@
 """DPQNeighbors."""
 
-from contextlib import contextmanager, nullcontext
 from numbers import Integral, Real
 
 import numpy as np
-from scipy.sparse import issparse
-from sklearn import get_config
-from sklearn.base import BaseEstimator, _fit_context, clone
-from sklearn.callback import CallbackSupportMixin, with_callbacks
+from sklearn.base import BaseEstimator, _fit_context
 from sklearn.frozen import FrozenEstimator
-from sklearn.utils import Bunch, _safe_indexing, check_array, gen_batches
+from sklearn.utils import _safe_indexing, check_array, gen_batches
 from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
-from sklearn.utils.metadata_routing import MetadataRouter, MethodMapping, process_routing
+from sklearn.utils.metadata_routing import MetadataRouter, MethodMapping
 from sklearn.utils.validation import _num_samples, check_is_fitted, validate_data
 
 from ._atomic import all_or_nothing
@@ -24,10 +20,10 @@ from .index import CodeIndex
 from .metrics import score_neighbors
 from .product_quantizer import ProductQuantizer
 
-_BLOCK = 16384  # samples represented at a time: queries, and those whose encoding callbacks watch
+_BLOCK = 16384  # queries represented at a time
 
 
-class DPQNeighbors(CallbackSupportMixin, DatabaseMixin, GraphMixin, BaseEstimator):
+class DPQNeighbors(DatabaseMixin, GraphMixin, BaseEstimator):
     """Neighbour search over codes, with the face of scikit-learn's NearestNeighbors.
 
     The database is stored as codes and searched through look-up tables (Klein & Wolf [1]_, sections 3.1.3 and 3.1.4).
@@ -162,50 +158,6 @@ class DPQNeighbors(CallbackSupportMixin, DatabaseMixin, GraphMixin, BaseEstimato
             draft._fit(X, y, fit_params)
         return self
 
-    @with_callbacks
-    def _fit(self, X, y, fit_params):
-        context = self._init_callback_context(max_subtasks=3)
-        context.call_on_fit_task_begin(estimator=self, X=X, y=y)
-
-        @contextmanager
-        def task(name, parent=context, max_subtasks=0):
-            subcontext = parent.subcontext(task_name=name, max_subtasks=max_subtasks)
-            subcontext.call_on_fit_task_begin(estimator=self, X=X, y=y)
-            yield subcontext
-            subcontext.call_on_fit_task_end(estimator=self, X=X, y=y)
-
-        search_device(self.device)  # raises before the quantizer is fitted rather than at the first search
-        validate_data(self, X, skip_check_array=True)
-        if get_config()["enable_metadata_routing"]:
-            params = process_routing(self, "fit", **fit_params).quantizer.fit
-        else:
-            params = Bunch(**fit_params)
-        self.quantizer_ = clone(self._quantizer(y))
-        with task("fit quantizer") as subcontext:
-            supports_callbacks = hasattr(self.quantizer_, "set_callbacks")
-            propagate = subcontext.propagate_callback_context if supports_callbacks else nullcontext
-            with propagate(self.quantizer_):
-                self.quantizer_.fit(X, y, **params)
-        # Unwatched, the quantizer encodes X as it likes to. The index takes all codes at once in any case, as adding
-        # them in blocks would sort them again and again, and leave several segments to search.
-        watched = hasattr(self, "_skl_callbacks") and not issparse(X)
-        blocks = list(gen_batches(_num_samples(X), _BLOCK)) if watched else []
-        large = len(blocks) > 1
-        with task("encode", max_subtasks=len(blocks) if large else 0) as encoding:
-            if large:
-                codes = []
-                for block in blocks:
-                    with task("block", encoding):
-                        codes.append(self.quantizer_.encode(_safe_indexing(X, block)))
-                codes = np.concatenate(codes)
-            else:
-                codes = self.quantizer_.encode(X)
-        with task("index", max_subtasks=None if large else 0):  # None: unknown, which ProgressBar shows too
-            index = CodeIndex(self.quantizer_.codebooks_)
-            index.add(codes)
-            self._store(index, y)
-        context.call_on_fit_task_end(estimator=self, X=X, y=y)
-
     def fit_codes(self, codes, y=None):
         """Make a database of codes alone; `quantizer` must be fitted and wrapped in a FrozenEstimator.
 
@@ -245,15 +197,6 @@ class DPQNeighbors(CallbackSupportMixin, DatabaseMixin, GraphMixin, BaseEstimato
             index.add(codes)
             draft._store(index, y)
         return self
-
-    def _quantizer(self, y):
-        if self.quantizer is not None:
-            return self.quantizer
-        if y is None:
-            return ProductQuantizer(random_state=self.random_state)
-        from .transformer import DPQTransformer  # imports torch, which searching does without
-
-        return DPQTransformer(random_state=self.random_state)
 
     def kneighbors(self, X=None, n_neighbors=None, return_distance=True):
         """Find the nearest items of the database.

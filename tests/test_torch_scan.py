@@ -332,7 +332,10 @@ def test_many_threads_may_search_at_once(device):
 def gpu(request, monkeypatch):
     """Have a device named "gpu"."""
     real = _device.search_device
-    monkeypatch.setattr("skdpq.neighbors.search_device", lambda name: request.param if name == "gpu" else real(name))
+    for module in ("_database", "neighbors"):
+        monkeypatch.setattr(
+            f"skdpq.{module}.search_device", lambda name: request.param if name == "gpu" else real(name)
+        )
 
 
 @pytest.mark.parametrize("search", ["asymmetric", "symmetric"])
