@@ -117,19 +117,20 @@ def measure(params, X, X_held_out, y, y_held_out, X_unseen=None, y_unseen=None):
 
 
 def table(rows, seeds):
-    """Yield a table of variants; of each figure the mean, and what it is above that of the defaults."""
-    yield "| | accuracy | mAP asymmetric | mAP symmetric | mAP, unseen items | fit, s |\n|---|---|---|---|---|---|"
+    """Yield a table of variants: of each figure the mean, and how far it is above that of the defaults."""
     standard = np.mean(rows["defaults"], axis=0)
+    measured = ~np.isnan(standard)
+    names = np.array(["accuracy", "mAP asymmetric", "mAP symmetric", "mAP, unseen items", "fit, s"])[measured]
+    yield f"| | {' | '.join(names)} |\n|---|{'---|' * len(names)}"
     for variant, values in rows.items():
-        *scores, seconds = np.mean(values, axis=0)
+        *scores, seconds = np.mean(values, axis=0)[measured]
         cells = [f"{score:.4f}" for score in scores]
         if variant != "defaults":
-            cells = [
-                f"{cell} ({score - mean:+.4f})" for cell, score, mean in zip(cells, scores, standard, strict=False)
-            ]
+            differences = np.subtract(scores, standard[measured][:-1])
+            cells = [f"{cell} ({difference:+.4f})" for cell, difference in zip(cells, differences, strict=True)]
         yield f"| {variant} | {' | '.join(cells)} | {seconds:.1f} |"
     if seeds > 1:
-        spread = np.std(rows["defaults"], axis=0, ddof=1)[:-1]
+        spread = np.std(rows["defaults"], axis=0, ddof=1)[measured][:-1]
         yield f"\nStandard deviation over seeds, of the defaults: {', '.join(f'{s:.4f}' for s in spread)}."
 
 
