@@ -10,7 +10,7 @@ from ._environment import limited_threads
 from ._tape import Tape, record_codes, record_logits
 from .network import split_parts
 
-_BLOCK = 2**18  # entries of p (M, B, K) at a time in each thread: 1 MB in float32, a common L2 cache
+_BLOCK = 2**19  # logits (M, B, K), and entries of p, at a time in each thread: 2 MB in float32, a large L2 cache
 _WORTH_THREADS = 2**26  # multiply-adds
 
 
@@ -34,7 +34,8 @@ def encode_features(parameters, X, convert, result):
         Whether the logits of all samples are.
     """
     M, K, _ = parameters["codebooks"].shape
-    size = max(1, _BLOCK // (M * K))
+    soft = result.dtype.kind == "f"
+    size = max(1, _BLOCK // (M * K * (1 + soft)))
     starts = iter(range(0, len(X), size))
 
     def work():
@@ -44,7 +45,7 @@ def encode_features(parameters, X, convert, result):
             for start in starts:
                 rows = X[start : start + size]
                 if len(rows) not in recorded:
-                    recorded[len(rows)] = _Recorded(parameters, rows.shape, soft=result.dtype.kind == "f")
+                    recorded[len(rows)] = _Recorded(parameters, rows.shape, soft)
                 block = recorded[len(rows)]
                 convert(rows, block.x)
                 block.tape.run()
