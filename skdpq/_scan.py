@@ -182,13 +182,14 @@ def _scan_nearest(segments, tables, distances, ids, shard, n_shards):
     n_queries, _, K = tables.shape
     registers = n_registers(K)
     together = not registers and K <= 256 and n_queries >= _ENOUGH_TOGETHER
-    least, leading = tables.min(axis=2), tables[:, 0].argmin(axis=1)
+    nearest = tables.argmin(axis=2)
+    least = np.take_along_axis(tables, nearest[:, :, np.newaxis], axis=2)[:, :, 0]
     for segment in segments:
         first, last = (len(segment.blocks) * i // n_shards for i in (shard, shard + 1))
         if first == last:
             continue
         if not together:
-            scan_nearest(*segment, tables, least, leading, registers, first, last, distances, ids)
+            scan_nearest(*segment, tables, least, nearest, registers, first, last, distances, ids)
             continue
         stored = segment.blocks, segment.sizes, segment.sampled, segment.ids
         for start in range(0, n_queries, TOGETHER):

@@ -10,6 +10,8 @@ from numba import njit
 from ._lookup import bits_float, float_bits
 
 SAMPLED = 64  # codes from one stored sum of sizes to the next
+_FEW = 128  # keys that are sorted by counting
+_BISECTIONS = 12  # leave 1/4096 of the largest distance
 
 
 @njit(nogil=True, cache=True)
@@ -65,51 +67,97 @@ def _select(keys, k):
 
 
 @njit(nogil=True, cache=True)
-def keep_nearest(keys, size, k, sizes, sampled, ids):
-    """Move codes that hold the k nearest items to the front.
-
-    Returns how many they are, at most k, and the largest distance that an item of interest may have.
-    """
-    # Where codes have many items, a few of the nearest codes are likely to do.
-    few = np.int64(8 + 2 * k * len(sizes) // len(ids))
-    if few < min(k, size):
-        _select(keys[:size], few)
-        n_kept, limit = _cut(keys[:few], k, sizes)
-        if limit < _distance_of(keys[few - 1]):
-            return n_kept, limit
-    if size > k:
-        _select(keys[:size], k)
-        limit = _distance_of(keys[k - 1])
-        n_tied = 0
-        for i in range(k, size):
-            n_tied += _distance_of(keys[i]) == limit
-        if n_tied:
-            _keep_lowest_ids(keys[:size], k, limit, sizes, sampled, ids)
-        size = k
-    if len(ids) > len(sizes):
-        return _cut(keys[:size], k, sizes)
-    last = np.uint64(0)
-    for i in range(size):
-        last = max(last, keys[i])
-    return size, _distance_of(last) if size == k else np.float32(np.inf)
+def sorted_keys(keys):
+    """Return keys, of which no two are equal, in ascending order."""
+    n = len(keys)
+    if n > _FEW:
+        return np.sort(keys)
+    # A few are faster counted than sorted: their ranks are vector comparisons without a branch.
+    ascending = np.empty(n, dtype=np.uint64)
+    for i in range(n):
+        rank = np.int64(0)
+        for j in range(n):
+            rank += keys[j] < keys[i]
+        ascending[rank] = keys[i]
+    return ascending
 
 
 @njit(nogil=True, cache=True)
-def _cut(keys, k, sizes):
-    """Sort keys, and return how many of them hold k items, with all at the same distance, and what that distance is."""
-    ascending = np.sort(keys)
-    for i in range(len(keys)):  # Numba takes long to compile an assignment of arrays, for its errors
-        keys[i] = ascending[i]
-    n_items = 0
-    for i in range(len(keys)):
-        n_items += sizes[position_of(keys[i])]
-        if n_items >= k:
-            limit = _distance_of(keys[i])
-            end = i + 1
-            while end < len(keys) and _distance_of(keys[end]) == limit:
-                end += 1
-            return end, limit
-    return len(keys), np.float32(np.inf)
+def limit_of_nearest(distances, counts, k):
+    """Return a distance up to which there are k items, and few more if it can be had; infinite if there are fewer.
+
+    It is sought by bisection, whose steps are vector instructions without a branch.
+
+    Parameters
+    ----------
+    distances : ndarray of shape (n,), float32
+        Distances of codes.
+    counts : ndarray of shape (n,), int32
+        How many items each code has.
+    k : int
+        Number of items.
+
+    Returns
+    -------
+    limit : float32
+        The distance.
+    """
+    low, high = np.float32(0), np.float32(0)
+    n_items = np.int64(0)
+    for i in range(len(distances)):
+        high = max(high, distances[i])
+        n_items += counts[i]
+    if n_items < k:
+        return np.float32(np.inf)
+    for _ in range(_BISECTIONS):
+        if n_items <= k + k // 8:
+            break
+        middle = low + (high - low) * np.float32(0.5)
+        n_there = np.int64(0)
+        for i in range(len(distances)):
+            n_there += counts[i] if distances[i] <= middle else np.int32(0)
+        if n_there >= k:
+            high, n_items = middle, n_there
+        else:
+            low = middle
+    return high
+
+
+@njit(nogil=True, cache=True)
+def room(k, sizes, ids):
+    """Return how many keys `keep_nearest` keeps at most, and how many more are worth to be collected between calls."""
+    k = min(k, len(sizes))
+    return k + k // 8 + 1, max(64, min(k, 2 * k * len(sizes) // len(ids)))
+
+
+@njit(nogil=True, cache=True)
+def keep_nearest(keys, size, k, sizes, sampled, ids):
+    """Move codes that hold the k nearest items to the front.
+
+    Returns how many they are, and the largest distance that an item of interest may have.
+    """
+    distances = np.empty(size, dtype=np.float32)
+    counts = np.ones(size, dtype=np.int32)
+    for i in range(size):
+        distances[i] = _distance_of(keys[i])
+    if len(ids) > len(sizes):
+        for i in range(size):
+            counts[i] = sizes[position_of(keys[i])]
+    limit = limit_of_nearest(distances, counts, k)
+    n_kept = 0
+    for i in range(size):
+        n_kept += distances[i] <= limit
+    if n_kept <= room(k, sizes, ids)[0]:
+        n_kept = 0
+        for i in range(size):
+            keys[n_kept] = keys[i]
+            n_kept += distances[i] <= limit
+        return n_kept, limit
+    # Many are equally far.
+    _select(keys[:size], k)
+    limit = _distance_of(keys[k - 1])
+    _keep_lowest_ids(keys[:size], k, limit, sizes, sampled, ids)
+    return k, limit
 
 
 @njit(nogil=True, cache=True)
@@ -169,10 +217,20 @@ def expand(keys, sizes, sampled, ids, most, out_distances, out_ids):
         end = i + 1
         while end < len(keys) and keys[end] >> np.uint64(32) == keys[i] >> np.uint64(32):
             end += 1
-        for item in _lowest_ids(keys[i:end], most - n, sizes, sampled, ids):
-            out_distances[n] = _distance_of(keys[i])
-            out_ids[n] = item
-            n += 1
+        distance = _distance_of(keys[i])
+        if end == i + 1:  # no tie, so the ids are in order as they are stored
+            u = position_of(keys[i])
+            start = first_item(sizes, sampled, u)
+            n_items = min(np.int64(sizes[u]), most - n)
+            for j in range(n_items):
+                out_distances[n + j] = distance
+                out_ids[n + j] = ids[start + j]
+            n += n_items
+        else:
+            for item in _lowest_ids(keys[i:end], most - n, sizes, sampled, ids):
+                out_distances[n] = distance
+                out_ids[n] = item
+                n += 1
         i = end
     return n
 
@@ -231,7 +289,7 @@ def merge_found(keys, size, sizes, sampled, ids, distances, out_ids):
     found_ids = np.empty((1, k), dtype=np.int64)
     for q in range(len(keys)):
         n, _ = keep_nearest(keys[q], size[q], k, sizes, sampled, ids)
-        nearest = np.sort(keys[q, :n])
+        nearest = sorted_keys(keys[q, :n])
         if distances[q, 0] == np.inf:
             expand(nearest, sizes, sampled, ids, k, distances[q], out_ids[q])
             continue

@@ -13,7 +13,7 @@ import numpy as np
 from numba import njit
 
 from ._lookup import BLOCK, mark_block, mark_queries, trailing_zeros
-from ._selection import expand, keep_nearest, make_key, merge_found, position_of
+from ._selection import expand, keep_nearest, limit_of_nearest, make_key, merge_found, position_of, room
 
 TOGETHER = 64  # queries whose sums are formed side by side where registers are not looked up in
 _CHUNK = 64  # blocks that all queries see in turn: 128 KB at M = 8, which stay in the L2 cache
@@ -161,13 +161,17 @@ def _advance(
 
 
 @njit(nogil=True, cache=True)
-def _first_block(blocks, codeword):
-    """Return the first block with a code whose first part is at least `codeword`."""
+def _block_of(blocks, code):
+    """Return the first block whose last code does not come before `code`; the last block if all do."""
+    M = blocks.shape[1]
     low = 0
-    high = len(blocks)
+    high = len(blocks) - 1
     while low < high:
         middle = (low + high) // 2
-        if blocks[middle, 0, BLOCK - 1] < codeword:
+        m = 0
+        while m < M - 1 and blocks[middle, m, BLOCK - 1] == code[m]:
+            m += 1
+        if blocks[middle, m, BLOCK - 1] < code[m]:
             low = middle + 1
         else:
             high = middle
@@ -175,8 +179,18 @@ def _first_block(blocks, codeword):
 
 
 @njit(nogil=True, cache=True)
+def _limit_in_block(table, blocks, sizes, block, k, distances, counts):
+    """Return a distance up to which a block has k items; infinite if it has fewer."""
+    _block_distances(table, blocks, block, distances)
+    n = min(BLOCK, len(sizes) - block * BLOCK)
+    for i in range(n):
+        counts[i] = sizes[block * BLOCK + i]
+    return limit_of_nearest(distances[:n], counts[:n], k)
+
+
+@njit(nogil=True, cache=True)
 def scan_nearest(
-    blocks, shared, until, sizes, sampled, ids, tables, least, leading, n_registers, first, last, distances, out_ids
+    blocks, shared, until, sizes, sampled, ids, tables, least, nearest, n_registers, first, last, distances, out_ids
 ):
     """Find the k nearest items of each query in some blocks of a segment, and merge them with what was found before.
 
@@ -188,8 +202,8 @@ def scan_nearest(
         Look-up tables.
     least : ndarray of shape (n_queries, M), float32
         The least entry of each part.
-    leading : ndarray of shape (n_queries,), int64
-        The codeword of the first part that is nearest to the query.
+    nearest : ndarray of shape (n_queries, M), int64
+        The nearest codeword of each part.
     n_registers : int
         From `_lookup.n_registers`; 0 sums in float32 instead.
     first, last : int
@@ -201,21 +215,24 @@ def scan_nearest(
     """
     n_queries, M, _ = tables.shape
     k = distances.shape[1]
-    full = min(k, len(sizes)) + max(min(k, len(sizes)), 128)
-    keys = np.empty((n_queries, full + BLOCK + 1), dtype=np.uint64)
+    most, more = room(k, sizes, ids)
+    keys = np.empty((n_queries, most + more + BLOCK + 1), dtype=np.uint64)
     size = np.zeros(n_queries, dtype=np.int64)
+    full = np.full(n_queries, more)
     limit = distances[:, k - 1].copy()
     bounds = _aligned_bounds((n_queries if n_registers else 1, M, 64 * max(n_registers, 1)))
     bound = np.zeros(n_queries, dtype=np.int64)
     scratch = np.empty(BLOCK, dtype=np.float32)
     masks = np.empty(BLOCK // 64, dtype=np.uint64)
-    if n_registers:
-        for q in range(n_queries):
-            bound[q] = quantise(tables[q], least[q], limit[q], bounds[q])
-    # Each query begins with codes whose first part is the nearest, so that its limit is soon a close one.
+    counts = np.empty(BLOCK, dtype=np.int32)
+    # Each query begins where its own code would stand, so that its limit is soon a close one.
     begin = np.empty(n_queries, dtype=np.int64)
     for q in range(n_queries):
-        begin[q] = max(first, min(_first_block(blocks, leading[q]), last - _CHUNK))
+        block = max(first, min(_block_of(blocks, nearest[q]), last - 1))
+        limit[q] = min(limit[q], _limit_in_block(tables[q], blocks, sizes, block, k, scratch, counts))
+        begin[q] = max(first, min(block, last - _CHUNK))
+        if n_registers:
+            bound[q] = quantise(tables[q], least[q], limit[q], bounds[q])
     for chunk in range(first - _CHUNK, last, _CHUNK):
         for q in range(n_queries):
             if chunk < first:
@@ -229,10 +246,11 @@ def scan_nearest(
                 until_there = begin[q] if chunk >= first and block < begin[q] < stop else stop
                 block, size[q] = _advance(
                     blocks, shared, until, len(sizes), tables[q], q_bounds, n_registers, bound[q], limit[q],
-                    block, until_there, keys[q], size[q], full, scratch, masks,
+                    block, until_there, keys[q], size[q], full[q], scratch, masks,
                 )  # fmt: skip
-                if size[q] > full:
+                if size[q] > full[q]:
                     size[q], nearer = keep_nearest(keys[q], size[q], k, sizes, sampled, ids)
+                    full[q] = size[q] + more
                     if nearer < limit[q]:
                         limit[q] = nearer
                         if n_registers:
@@ -256,9 +274,10 @@ def scan_nearest_together(blocks, sizes, sampled, ids, tables, least, first, las
     """
     n_queries, M, K = tables.shape
     k = distances.shape[1]
-    full = min(k, len(sizes)) + max(min(k, len(sizes)), 128)
-    keys = np.empty((n_queries, full + 1), dtype=np.uint64)
+    most, more = room(k, sizes, ids)
+    keys = np.empty((n_queries, most + more + 1), dtype=np.uint64)
     size = np.zeros(n_queries, dtype=np.int64)
+    full = np.full(n_queries, more)
     limit = distances[:, k - 1].copy()
     bounds = _aligned_bounds((M, K, TOGETHER))
     bounds[0] = 255
@@ -294,8 +313,9 @@ def scan_nearest_together(blocks, sizes, sampled, ids, tables, least, first, las
                 if distance <= limit[q]:
                     keys[q, size[q]] = make_key(distance, block * BLOCK + i)
                     size[q] += 1
-                    if size[q] > full:
+                    if size[q] > full[q]:
                         size[q], nearer = keep_nearest(keys[q], size[q], k, sizes, sampled, ids)
+                        full[q] = size[q] + more
                         if nearer < limit[q]:
                             limit[q] = nearer
                             _set_column(bounds, q, quantise(tables[q], least[q], nearer, column), column)
