@@ -26,6 +26,7 @@ from sklearn.datasets import load_breast_cancer, load_digits, load_iris, load_wi
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.frozen import FrozenEstimator
 from sklearn.model_selection import train_test_split
+from sklearn.preprocessing import StandardScaler
 
 import skdpq
 from skdpq import DPQClassifier, DPQNeighbors
@@ -39,6 +40,8 @@ VARIANTS = [
     {"label_smoothing": 0.2},
     {"weight_decay": 0.01},
     {"weight_decay": 0.7},
+    {"softmax_soft_weight": 0.3},
+    {"softmax_hard_weight": 0.3},
     {"joint_central_weight": 0.0},
     {"joint_central_weight": 1.0},
     {"gini_batch_weight": 0.0},
@@ -47,30 +50,46 @@ VARIANTS = [
     {"gini_sample_weight": 0.3},
     {"learning_rate": 1e-3},
     {"learning_rate": 1e-2},
-    {"max_iter": 30},
+    {"max_iter": 10},
+    {"max_iter": 40},
     {"batch_size": 64},
     {"batch_size": 1024},
     {"hidden_layer_sizes": ()},
     {"part_layer_sizes": ()},
-    {"D": 16},
-    {"D": 128},
-    {"initial logits": 4.0},
+    {"D": 8},
+    {"D": 64},
+    {"D": None},
+    {"D": None, "initial codewords": "sub-vectors"},
     {"initial codewords": 4.0},
+    {"initial logits": 4.0},
 ]
 
 
 @contextmanager
-def started(factors):
-    """Multiply what the network starts with: weights of the layer of the logits (a temperature), or codewords."""
+def started(params, X):
+    """Change what the network starts with: the scale of the logits (a temperature) or of the codewords, or draw these.
+
+    Drawn are sub-vectors s_m of random samples, centered and of an expected squared norm of one.
+    """
     initialise = DPQNetwork.initialise
+    X = torch.from_numpy(StandardScaler().fit_transform(X).astype(np.float32))
+    codewords = params.get("initial codewords", 1.0)
 
     def changed(network, generator):
         initialise(network, generator)
-        with torch.no_grad():
-            network.parts[-1].weight *= factors.get("initial logits", 1.0)
-            network.codebooks *= factors.get("initial codewords", 1.0)
+        network.parts[-1].weight *= params.get("initial logits", 1.0)
+        if codewords != "sub-vectors":
+            network.codebooks *= codewords
+            return
+        M, K, D = network.codebooks.shape
+        s = X[torch.randint(len(X), (K,), generator=generator)].to(network.codebooks.dtype)
+        for layer in network.trunk:
+            s = torch.relu(layer(s))
+        s = s[:, : M * D].reshape(K, M, D).transpose(0, 1)
+        s = s - s.mean(dim=1, keepdim=True)
+        network.codebooks.copy_(s / s.square().sum(2).mean(1).sqrt()[:, None, None])
 
-    with mock.patch.object(DPQNetwork, "initialise", changed):
+    with mock.patch.object(DPQNetwork, "initialise", torch.no_grad()(changed)):
         yield
 
 
@@ -100,10 +119,9 @@ def large_set(path):
 
 def measure(params, X, X_held_out, y, y_held_out, X_unseen=None, y_unseen=None):
     """Return accuracy from codes, asymmetric and symmetric mAP, mAP among unseen items, and seconds of fitting."""
-    factors = {name: params[name] for name in params if " " in name}
-    with started(factors):
+    with started(params, X):
         start = time.perf_counter()
-        clf = DPQClassifier(**{name: params[name] for name in params if name not in factors}).fit(X, y)
+        clf = DPQClassifier(**{name: params[name] for name in params if " " not in name}).fit(X, y)
         seconds = time.perf_counter() - start
     neighbors = DPQNeighbors(quantizer=FrozenEstimator(clf)).fit(X, y)
     asymmetric = neighbors.score(X_held_out, y_held_out)

@@ -101,7 +101,7 @@ class Case:
 
 def cases(full):
     """Return the architectures to train."""
-    cifar10 = {"M": 4, "K": 64, "hidden_layer_sizes": (), "part_layer_sizes": (128,)}
+    cifar10 = {"M": 4, "K": 64, "D": None, "hidden_layer_sizes": (), "part_layer_sizes": (128,)}
     imagenet = {"M": 8, "K": 256, "D": 64, "hidden_layer_sizes": (2048,), "part_layer_sizes": ()}
     return [
         Case("CIFAR-10", 50_000 if full else 20_000, 500, 10, cifar10),
@@ -234,7 +234,7 @@ def measure_training(case, options, peaks):
 
 def measure_encoding(n, options, peaks):
     """Return rows a second by method and threads, and multiply-adds a row by method."""
-    case = Case("encoding", n, 128, 10, {"hidden_layer_sizes": (512,), "part_layer_sizes": ()})
+    case = Case("encoding", n, 128, 10, {"D": 64, "hidden_layer_sizes": (512,), "part_layer_sizes": ()})
     X, y = case.samples()
     transformer = DPQTransformer(**case.params, max_iter=1, device="cpu", random_state=0).fit(X[:2000], y[:2000])
     network = case.network()

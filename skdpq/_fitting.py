@@ -22,7 +22,7 @@ from .quantizer import compression_ratio
 from .training import make_step, train, train_one_pass
 
 _SCALER_STATE = ("mean_", "var_", "scale_", "n_samples_seen_")
-_AUTO_STEPS, _AUTO_EPOCHS = 500, 15  # what max_iter="auto" runs at least
+_AUTO_STEPS, _AUTO_EPOCHS = 1000, 20  # what max_iter="auto" runs at least
 # dropout="auto": dropping a share r of n units adds noise of variance r / (1 - r) / n to their mean, here 1 / _NOISE
 _NOISE, _MOST_DROPPED = 750, 0.5
 

@@ -61,7 +61,7 @@ class BaseDPQ(FittingMixin, QuantizerMixin, BaseEstimator):
         self,
         M=8,
         K=256,
-        D=None,
+        D=16,
         *,
         hidden_layer_sizes=(256,),
         part_layer_sizes=(64,),

@@ -20,7 +20,7 @@ class DPQClassifier(ClassifierMixin, BaseDPQ):
     Parameters
     ----------
     M, K, D : int
-        Number of parts (default 8), of codewords a part (default 256), and width of a codeword (default None).
+        Number of parts (default 8), of codewords a part (default 256), and width of a codeword (default 16).
     hidden_layer_sizes, part_layer_sizes, backbone, augment, intra_norm, softmax_soft_weight, softmax_hard_weight, \
 joint_central_weight, gini_batch_weight, gini_sample_weight, learning_rate, weight_decay, batch_size, max_iter, tol, \
 early_stopping, validation_fraction, n_iter_no_change, class_weight, output, random_state, device, verbose
@@ -71,7 +71,7 @@ feature_names_in_
         self,
         M=8,
         K=256,
-        D=None,
+        D=16,
         *,
         hidden_layer_sizes=(256,),
         part_layer_sizes=(64,),

@@ -18,9 +18,9 @@ class DPQTransformer(BaseDPQ):
         Number of parts.
     K : int, default=256
         Number of codewords a part, 2 to 65,536. A code takes M * log2(K) bits.
-    D : int, default=None
-        Width of a codeword. ``None`` takes the width of a sub-vector s_m: the units that enter the part networks
-        divided by M, as in the paper's CIFAR-10 experiments.
+    D : int, default=16
+        Width of a codeword; more takes longer, and is seldom better. ``None`` takes the width of a sub-vector s_m: the
+        units that enter the part networks divided by M, as in the paper's CIFAR-10 experiments.
     hidden_layer_sizes : array-like of int, default=(256,)
         Widths of the ReLU layers of the trunk, the MLP before the split into parts; ``()`` for none. Of its last
         layer's units, those that do not divide by M are dropped, as in section 4; with fewer units than M every part
@@ -60,7 +60,7 @@ class DPQTransformer(BaseDPQ):
     batch_size : int, default=256
         Largest number of samples in a batch.
     max_iter : int or "auto", default="auto"
-        Largest number of epochs. ``"auto"`` takes as many as make 500 batches, at least 15.
+        Largest number of epochs. ``"auto"`` takes as many as make 1,000 batches, at least 20.
     tol : float, default=1e-4
         Least improvement of the loss (of the validation score with `early_stopping`) that is no plateau.
     early_stopping : bool or "auto", default="auto"
@@ -139,7 +139,7 @@ class DPQTransformer(BaseDPQ):
     >>> X, y = load_digits(return_X_y=True)
     >>> dpq = DPQTransformer(M=4, K=16, max_iter=5, random_state=0).fit(X, y)
     >>> dpq.transform(X).shape
-    (1797, 256)
+    (1797, 64)
     >>> codes = dpq.encode(X)
     >>> codes.shape, codes.dtype
     ((1797, 4), dtype('uint8'))

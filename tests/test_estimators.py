@@ -64,12 +64,12 @@ def test_transform_is_what_output_says(clf, digits):
     hard = clf.set_params(output="hard").transform(X)
     assert_array_equal(hard, clf.decode(codes))
     for m in range(4):
-        assert_array_equal(hard[:, m * 64 : (m + 1) * 64], clf.codebooks_[m][codes[:, m]])
-    assert clf.set_output(transform="pandas").transform(X).shape == (500, 256)
+        assert_array_equal(hard[:, m * 16 : (m + 1) * 16], clf.codebooks_[m][codes[:, m]])
+    assert clf.set_output(transform="pandas").transform(X).shape == (500, 64)
 
 
 def test_soft_is_a_convex_combination_and_hard_its_most_probable_codeword(clf, digits):
-    soft = clf.soft(digits[1]).reshape(500, 4, 64)
+    soft = clf.soft(digits[1]).reshape(500, 4, 16)
     assert (soft <= clf.codebooks_.max(1) + 1e-6).all()
     assert (soft >= clf.codebooks_.min(1) - 1e-6).all()
 
@@ -77,13 +77,13 @@ def test_soft_is_a_convex_combination_and_hard_its_most_probable_codeword(clf, d
 def test_intra_norm_changes_representations_without_retraining_and_no_prediction(clf, digits):
     X = digits[1]
     codes, predictions = clf.encode(X), clf.predict(X)
-    soft, codebooks = clf.soft(X).reshape(500, 4, 64), clf.codebooks_
+    soft, codebooks = clf.soft(X).reshape(500, 4, 16), clf.codebooks_
     clf = copy.copy(clf).set_params(intra_norm=True)
     assert_allclose(np.linalg.norm(clf.codebooks_, axis=2), 1, rtol=1e-5)
     assert_allclose(clf.codebooks_, codebooks / np.linalg.norm(codebooks, axis=2, keepdims=True), rtol=1e-5, atol=1e-7)
     normalised = soft / np.linalg.norm(soft, axis=2, keepdims=True)
-    assert_allclose(clf.soft(X).reshape(500, 4, 64), normalised, rtol=1e-4, atol=1e-6)
-    assert_allclose(np.linalg.norm(clf.decode(codes).reshape(500, 4, 64), axis=2), 1, rtol=1e-5)
+    assert_allclose(clf.soft(X).reshape(500, 4, 16), normalised, rtol=1e-4, atol=1e-6)
+    assert_allclose(np.linalg.norm(clf.decode(codes).reshape(500, 4, 16), axis=2), 1, rtol=1e-5)
     assert_array_equal(clf.encode(X), codes)
     assert_array_equal(clf.predict(X), predictions)
     assert_array_equal(clf.predict_codes(codes), predictions)
