@@ -30,13 +30,14 @@ a gather. The classifier is applied twice. All else (softmax, losses, optimiser)
 layers count alike: 2 first + 3 second. Encoding needs trunk + parts, and for soft the codebooks. Rates are also given
 as a share of that of torch.mm, 1024 x 1024 x 1024 in float32, with as many threads, best of all rounds.
 
-`--profile` prints instead what the calls of a step take, on one thread, which has all of its batches to itself.
+`--profile` prints instead what the calls of a step, and of a block in encoding, take on one thread.
 
 Times mean something on an idle machine only.
 """
 
 import argparse
 import datetime
+import itertools
 import os
 import platform
 import time
@@ -56,7 +57,7 @@ from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader, TensorDataset
 
 import skdpq
-from skdpq import DPQTransformer
+from skdpq import DPQTransformer, _encoding
 from skdpq._step import RecordedStep
 from skdpq.losses import TERMS
 from skdpq.network import DPQNetwork
@@ -108,6 +109,11 @@ def cases(full):
         Case("ImageNet", 10_000, 128, 1000, imagenet),
         Case("small table", 2000, 30, 3),
     ]
+
+
+def encoding_case(n):
+    """Return the architecture to encode with."""
+    return Case("encoding", n, 128, 10, {"D": 64, "hidden_layer_sizes": (512,), "part_layer_sizes": ()})
 
 
 def objective(network, output, y):
@@ -234,7 +240,7 @@ def measure_training(case, options, peaks):
 
 def measure_encoding(n, options, peaks):
     """Return rows a second by method and threads, and multiply-adds a row by method."""
-    case = Case("encoding", n, 128, 10, {"D": 64, "hidden_layer_sizes": (512,), "part_layer_sizes": ()})
+    case = encoding_case(n)
     X, y = case.samples()
     transformer = DPQTransformer(**case.params, max_iter=1, device="cpu", random_state=0).fit(X[:2000], y[:2000])
     network = case.network()
@@ -317,41 +323,72 @@ def timed(call, times):
     return run
 
 
-def profile(case, n_batches=100):
-    """Yield what each kind of call takes, by training on one thread."""
+def profile(tapes, run, n, multiply_adds, title):
+    """Yield what each kind of the calls on some tapes takes while `run` makes them n times, on one thread."""
+    kinds: dict = {}
+    for tape in tapes:
+        for i, call in enumerate(tape._calls):
+            kind = getattr(call.func, "__name__", str(call.func))
+            tape._calls[i] = timed(call, kinds.setdefault(kind, []))
+    total = seconds(lambda: [run() for _ in range(n)])
+    products = [name for name in kinds if name in ("mm", "addmm", "bmm", "baddbmm")]
+    spent = {name: sum(times) / total for name, times in kinds.items()}
+    spent["all else"] = 1 - sum(spent.values())
+    in_products = sum(spent[name] for name in products)
+    rate = 2 * multiply_adds * n / (in_products * total)
+    yield f"\n## {title}: {1e3 * total / n:.2f} ms\n"
+    yield f"Products take {in_products:.0%}, at {rate / 1e9:.0f} GFLOP/s.\n"
+    yield "| calls | share |\n|---|---:|"
+    yield f"| products: {', '.join(products)} | {in_products:.1%} |"
+    for name in sorted(set(spent) - set(products), key=spent.get, reverse=True):
+        yield f"| {name} | {spent[name]:.1%} |"
+
+
+def profile_training(case):
+    """Yield the profile of a step; all else is the optimiser, the gathering of rows, and Python."""
     X, y = (torch.from_numpy(array) for array in case.samples())
     loss_weights = {name: DEFAULTS[f"{name}_weight"] for name in TERMS}
     generator = torch.Generator().manual_seed(0)
     step = RecordedStep(case.network(), loss_weights, 0.0, DEFAULTS["weight_decay"], BATCH, generator)
-    batches = torch.randperm(len(X) // BATCH * BATCH).split(BATCH)
+    batches = itertools.cycle(torch.randperm(len(X) // BATCH * BATCH).split(BATCH))
     weight = torch.ones(len(X))
     with limited(1), step:
-        step(X, y, weight, batches[0], 1e-3)
-        kinds: dict = {}
-        for shard in step._shards:
-            for tape in (shard._now.forward, shard._now.backward):
-                for i, call in enumerate(tape._calls):
-                    kind = getattr(call.func, "__name__", str(call.func))
-                    tape._calls[i] = timed(call, kinds.setdefault(kind, []))
-        total = seconds(lambda: [step(X, y, weight, batches[i % len(batches)], 1e-3) for i in range(n_batches)])
-    products = [name for name in kinds if name in ("mm", "addmm", "bmm", "baddbmm")]
-    spent = {name: sum(times) / n_batches for name, times in kinds.items()}
-    spent["optimiser, gathering of rows, and all else"] = total / n_batches - sum(spent.values())
-    in_products = sum(spent[name] for name in products)
-    rate = 2 * training_products(case, OURS) * BATCH / in_products
-    yield f"\n## {case.name}: {1e3 * total / n_batches:.2f} ms a batch of {BATCH}\n"
-    yield f"Products take {in_products / total * n_batches:.0%}, at {rate / 1e9:.0f} GFLOP/s.\n"
-    yield "| calls | us | share |\n|---|---:|---:|"
-    yield f"| products: {', '.join(products)} | {1e6 * in_products:.0f} | {in_products / total * n_batches:.1%} |"
-    for name in sorted(set(spent) - set(products), key=spent.get, reverse=True):
-        yield f"| {name} | {1e6 * spent[name]:.0f} | {spent[name] / total * n_batches:.1%} |"
+        step(X, y, weight, next(batches), 1e-3)
+        tapes = [tape for shard in step._shards for tape in (shard._now.forward, shard._now.backward)]
+        multiply_adds = training_products(case, OURS) * BATCH
+        title = f"{case.name}, a batch of {BATCH}"
+        yield from profile(tapes, lambda: step(X, y, weight, next(batches), 1e-3), 100, multiply_adds, title)
+
+
+def profile_encoding():
+    """Yield the profiles of a block in `encode` and in `transform`; all else is writing to new memory."""
+    case = encoding_case(1)
+    network = case.network()
+    parameters = dict(network.named_parameters())
+    encode = sum(layer.weight.numel() for layer in [*network.trunk, *network.parts])
+    for name, soft, multiply_adds in (
+        ("encode", False, encode),
+        ("transform", True, encode + network.codebooks.numel()),
+    ):
+        size = _encoding._BLOCK // (network.M * network.K * (1 + soft))
+        with limited(1), torch.inference_mode():
+            block = _encoding._Recorded(parameters, (size, case.n_features), soft)
+            block.x.normal_()
+            results = []
+
+            def run(block=block, results=results):
+                block.tape.run()
+                results.append(block.result.copy())
+
+            yield from profile([block.tape], run, 500, multiply_adds * size, f"{name}, a block of {size}")
 
 
 def report_profiles(options):
     """Yield the profile of each architecture."""
     yield f"torch.mm, one thread: {measure_products(1, 20) / 1e9:.0f} GFLOP/s"
     for case in cases(options.full):
-        yield from profile(case)
+        yield from profile_training(case)
+    yield from profile_encoding()
 
 
 def main():
