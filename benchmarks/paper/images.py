@@ -1,0 +1,198 @@
+"""CIFAR-10 images, the base network of the paper's section 4, and how it and DPQ are trained on them."""
+
+import io
+import time
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import nn
+from torch.nn.functional import cross_entropy
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from skdpq import DPQClassifier
+
+U = 500
+SHIFT = 4  # pixels
+N_EPOCHS, BATCH = 100, 250  # of the base network
+# DPQ and SUBIC first learn their own layers, and then train the base network on with them.
+OWN = {"max_iter": 4, "learning_rate": 3e-3}
+JOINT = {"max_iter": 5, "learning_rate": 1e-4}
+
+
+def load_images(path):
+    """Read images from a folder or a zip file of `train/<class>/*` and `test/<class>/*`.
+
+    Returns
+    -------
+    X_train, y_train, X_test, y_test : ndarray
+        Images (n, 3, height, width), uint8, in an order that is random but always the same, and indices of classes.
+    """
+    path = Path(path)
+    root = zipfile.Path(path) if path.suffix == ".zip" else path
+    rng = np.random.default_rng(0)
+    arrays = []
+    for part in ("train", "test"):
+        classes = sorted(folder.name for folder in (root / part).iterdir())
+        images, labels = [], []
+        for label, name in enumerate(classes):
+            for file in sorted((root / part / name).iterdir(), key=lambda file: file.name):
+                images.append(np.asarray(Image.open(io.BytesIO(file.read_bytes())).convert("RGB")))
+                labels.append(label)
+        order = rng.permutation(len(images))
+        arrays += [np.stack(images).transpose(0, 3, 1, 2)[order], np.array(labels)[order]]
+    return arrays
+
+
+def load_split(path, validation):
+    """Return training and test images with their labels, two pairs; for validation, of the training images alone."""
+    X, y, X_test, y_test = load_images(path)
+    if not validation:
+        return (X, y), (X_test, y_test)
+    cut = len(X) * 9 // 10
+    return (X[:cut], y[:cut]), (X[cut:], y[cut:])
+
+
+class BaseNetwork(nn.Module):
+    """The network of DSH (Liu et al., 2016), on which the paper's Table 1 builds, up to its layer of U = 500 units.
+
+    Convolutions of 5 x 5 pixels to 32, 32 and 64 channels, each with a ReLU and a pooling of 3 x 3 pixels at a stride
+    of 2 (the largest, then means), and a fully connected layer with a ReLU. In training, batch normalisation stands
+    behind each convolution; `folded` multiplies it into the weights, which leaves the network of the paper.
+
+    Parameters
+    ----------
+    mean, std : float
+        Of the pixels of the training images, by which the input is standardised.
+    """
+
+    def __init__(self, mean, std):
+        super().__init__()
+        self.mean, self.std = mean, std
+        self.layers = nn.Sequential(
+            *(nn.Conv2d(3, 32, 5, padding=2), nn.BatchNorm2d(32), nn.MaxPool2d(3, 2, ceil_mode=True), nn.ReLU()),
+            *(nn.Conv2d(32, 32, 5, padding=2), nn.BatchNorm2d(32), nn.ReLU(), nn.AvgPool2d(3, 2, ceil_mode=True)),
+            *(nn.Conv2d(32, 64, 5, padding=2), nn.BatchNorm2d(64), nn.ReLU(), nn.AvgPool2d(3, 2, ceil_mode=True)),
+            *(nn.Flatten(), nn.Linear(1024, U), nn.ReLU()),
+        ).to(memory_format=torch.channels_last)
+
+    def forward(self, x):
+        """Return the units (B, 500) of images (B, 3, 32, 32) with values from 0 to 255."""
+        x = ((x.float() - self.mean) / self.std).to(memory_format=torch.channels_last)
+        # Half the time on CPUs with AVX-512 BF16; what is evaluated is float32.
+        with torch.autocast(x.device.type, dtype=torch.bfloat16, enabled=self.training):
+            return self.layers(x).float()
+
+    def folded(self):
+        """Return the same function without batch normalisation, in evaluation mode."""
+        network = BaseNetwork(self.mean, self.std).eval()
+        layers = list(self.eval().layers)
+        network.layers = nn.Sequential(
+            *(
+                fuse_conv_bn_eval(layer, after) if isinstance(layer, nn.Conv2d) else layer
+                for layer, after in zip(layers, [*layers[1:], None], strict=True)
+                if not isinstance(layer, nn.BatchNorm2d)
+            )
+        )
+        return network
+
+
+def augment(x):
+    """Mirror half of the images x (B, 3, H, W), and move each by up to 4 pixels, repeating those at the border."""
+    B, _, height, width = x.shape
+    down, right = torch.randint(-SHIFT, SHIFT + 1, (2, B, 1))
+    rows, columns = torch.arange(height) + down, torch.arange(width) + right
+    columns = torch.where(torch.rand(B, 1) < 0.5, columns, columns.flip(1))
+    images, rows, columns = torch.arange(B), rows.clamp(0, height - 1), columns.clamp(0, width - 1)
+    return x.permute(0, 2, 3, 1)[images[:, None, None], rows[:, :, None], columns[:, None]].permute(0, 3, 1, 2)
+
+
+def train_base(
+    X,
+    y,
+    *,
+    seed,
+    validation=None,
+    n_epochs=N_EPOCHS,
+    batch_size=BATCH,
+    learning_rate=0.2,
+    weight_decay=5e-4,
+    dropout=0.3,
+    label_smoothing=0.1,
+):
+    """Train a base network with the softmax loss alone; return it folded, and its linear classifier.
+
+    Stochastic gradient descent with Nesterov's momentum; the learning rate rises over the first fifth of the epochs,
+    and falls linearly to zero. With `validation`, a pair (X, y), its accuracy is printed every tenth epoch.
+    """
+    torch.manual_seed(seed)
+    network = BaseNetwork(float(X.mean()), float(X.std()))
+    classifier = nn.Linear(U, int(y.max()) + 1)
+    parameters = [*network.parameters(), *classifier.parameters()]
+    groups = [
+        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": weight_decay},
+        {"params": [p for p in parameters if p.ndim <= 1]},
+    ]
+    optimizer = torch.optim.SGD(groups, lr=learning_rate, momentum=0.9, nesterov=True, fused=True)
+    X, y = torch.from_numpy(X), torch.from_numpy(y)
+    n_batches = len(X) // batch_size
+    step, n_steps = 0, n_epochs * n_batches
+    for epoch in range(1, n_epochs + 1):
+        start, total = time.perf_counter(), 0.0
+        network.train()
+        for batch in torch.randperm(len(X)).tensor_split(n_batches):
+            step += 1
+            for group in optimizer.param_groups:
+                group["lr"] = learning_rate * min(5 * step / n_steps, 1.25 * (n_steps - step + 1) / n_steps)
+            F = nn.functional.dropout(network(augment(X[batch])), dropout)
+            loss = cross_entropy(classifier(F), y[batch], label_smoothing=label_smoothing)
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            optimizer.step()
+            total += loss.item()
+        scored = ""
+        if validation is not None and epoch % 10 == 0:
+            scored = f", validation {accuracy(classifier, units(network, validation[0]), validation[1]):.4f}"
+        print(f"epoch {epoch}: loss {total / n_batches:.4f}, {time.perf_counter() - start:.1f} s{scored}", flush=True)
+    return network.folded(), classifier
+
+
+@torch.inference_mode()
+def units(network, X):
+    """Return the 500 units of images."""
+    return torch.cat([network.eval()(x) for x in torch.from_numpy(X).split(1000)]).numpy()
+
+
+@torch.inference_mode()
+def accuracy(classifier, F, y):
+    """Return the accuracy of a base network's own classifier on units F."""
+    return float((classifier(torch.from_numpy(F)).argmax(1).numpy() == y).mean())
+
+
+def base_network(train, cache, seed, validation=None):
+    """Return the base network and its classifier, trained or from the cache."""
+    path = Path(cache) / f"base-{len(train[0])}-{N_EPOCHS}-{seed}.pt"
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        torch.save(train_base(*train, seed=seed, validation=validation), path)
+    return torch.load(path, weights_only=False)
+
+
+def fit_dpq(network, X, y, M, K, seed, **params):
+    """Return a DPQClassifier of images that starts from a base network: its own layers first, then all jointly."""
+    clf = DPQClassifier(
+        M=M,
+        K=K,
+        hidden_layer_sizes=(),
+        part_layer_sizes=(128,),
+        backbone=network.requires_grad_(False),
+        augment=augment,
+        batch_size=BATCH,
+        n_iter_no_change=100,
+        random_state=seed,
+    )
+    clf.set_params(**params, **OWN).fit(X, y)
+    clf.backbone_.requires_grad_(True)
+    return clf.set_params(warm_start=True, **JOINT).fit(X, y)
