@@ -1,0 +1,109 @@
+"""Figure 2, in-domain: mAP against the weight of the Joint Central Loss; and what each other term is worth.
+
+    python benchmarks/paper/figure2.py --data cifar10.zip --cache cache --seeds 3
+    python benchmarks/paper/figure2.py --data cifar10.zip --cache cache --validation
+
+DPQ of 24 bits (M=4, K=64) on the 500 units of the base networks of table1.py. Rows of the ablation set one weight to
+zero, or keep the gradient of hard from p, which the straight-through estimator sends there. Perplexity is the mean over
+the parts of how many codewords are in use (the exponential of the entropy); the gap is the squared distance of soft
+and hard relative to the squared norm of hard.
+"""
+
+import argparse
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from unittest import mock
+
+import numpy as np
+import torch
+from images import base_network, load_split, units
+from protocols import Results, evaluate
+
+from skdpq import DPQClassifier
+from skdpq.network import SoftAndHard
+from skdpq.training import AutogradStep
+
+M, K = 4, 64
+RESULTS = Path(__file__).parent / "results"
+CENTRAL_WEIGHTS = (0.0, 0.1, 0.25, 0.5, 1.0, 2.0, 4.0)
+ABLATIONS = {
+    "without the loss of hard": {"softmax_hard_weight": 0.0},
+    "without the loss of soft": {"softmax_soft_weight": 0.0},
+    "without GiniBatch": {"gini_batch_weight": 0.0},
+    "without GiniSample": {"gini_sample_weight": 0.0},
+}
+
+
+@contextmanager
+def no_straight_through():
+    """Keep the gradient of hard from p; it still reaches the codewords."""
+
+    def backward(ctx, grad_soft, grad_hard):
+        grad_p, none, grad_codebooks = SoftAndHard.__dict__["backward"].__func__(ctx, grad_soft, grad_hard)
+        _, _, codebooks = ctx.saved_tensors
+        n_parts, _, D = codebooks.shape
+        hard = grad_hard.unflatten(1, (n_parts, D)).transpose(0, 1)
+        return grad_p - torch.bmm(hard, codebooks.transpose(1, 2)), none, grad_codebooks
+
+    class HardIsConstant(SoftAndHard):
+        """SoftAndHard without the straight-through estimator."""
+
+    HardIsConstant.backward = staticmethod(backward)
+
+    def autograd(network, loss_weights, label_smoothing, weight_decay, batch_size, generator):
+        return AutogradStep(network, loss_weights, label_smoothing, weight_decay, generator)
+
+    with (
+        mock.patch("skdpq.network.SoftAndHard", HardIsConstant),
+        mock.patch("skdpq._fitting.make_step", autograd),
+    ):
+        yield
+
+
+def measure(train, test, params):
+    """Return the results of DPQ, with and without intra-normalisation, and what became of its codes."""
+    clf = DPQClassifier(M, K, **params).fit(*train)
+    codes, soft, hard = clf.encode(test[0]), clf.soft(test[0]), clf.decode(clf.encode(test[0]))
+    usage = np.stack([np.bincount(part, minlength=K) for part in codes.T]) / len(codes)
+    row = evaluate(clf, train, test)
+    normalised = evaluate(clf.set_params(intra_norm=True), train, test)
+    return (
+        row
+        | {f"{name} IntraNorm": value for name, value in normalised.items()}
+        | {
+            "accuracy": clf.score(*test),
+            "perplexity": float(np.exp(-(usage * np.log(usage + 1e-12)).sum(1)).mean()),
+            "gap": float((np.square(soft - hard).sum(1) / np.square(hard).sum(1)).mean()),
+        }
+    )
+
+
+def measure_without_straight_through(train, test, params):
+    """Do the same without the straight-through estimator."""
+    with no_straight_through():
+        return measure(train, test, params)
+
+
+def main():
+    """Compute what is missing for all seeds."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", required=True, help="images, in a folder or a zip file")
+    parser.add_argument("--cache", required=True, help="a folder for trained base networks")
+    parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--validation", action="store_true", help="do not look at the test images")
+    options = parser.parse_args()
+    train, test = load_split(options.data, options.validation)
+    results = Results(RESULTS / f"figure2{'-validation' * options.validation}.json")
+    for seed in range(options.seeds):
+        network, _ = base_network(train, options.cache, seed, test if options.validation else None)
+        sides = [(units(network, X), y) for X, y in (train, test)]
+        rows = {f"central {weight}": {"joint_central_weight": weight} for weight in CENTRAL_WEIGHTS} | ABLATIONS
+        for name, params in rows.items():
+            results.get(f"{name} seed={seed}", partial(measure, *sides, params | {"random_state": seed}))
+        without = partial(measure_without_straight_through, *sides, {"random_state": seed})
+        results.get(f"without straight-through gradient seed={seed}", without)
+
+
+if __name__ == "__main__":
+    main()
