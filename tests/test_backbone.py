@@ -127,3 +127,16 @@ def test_wrong_shapes_are_errors(clf, images):
         DPQClassifier().fit(X, y)
     with pytest.raises(ValueError, match=r"Expected a backbone that returns \(n_samples, n_units\)"):
         make_classifier(backbone=nn.Conv2d(1, 2, 3)).fit(X, y)
+
+
+def test_a_frozen_backbone_stays_as_it_is_until_a_warm_start_trains_it_too(images):
+    X, _, y, _ = images
+    backbone = make_backbone().requires_grad_(False)
+    clf = make_classifier(max_iter=2, backbone=backbone).fit(X, y)
+    for name, parameter in clf.backbone_.named_parameters():
+        assert torch.equal(parameter, backbone.get_parameter(name))
+    clf.backbone_.requires_grad_(True)
+    clf.set_params(warm_start=True).fit(X, y)
+    assert clf.n_iter_ == 4
+    for name, parameter in clf.backbone_.named_parameters():
+        assert not torch.equal(parameter, backbone.get_parameter(name))
