@@ -25,6 +25,11 @@ PARTS, K, N_BITS = (2, 4, 6, 8), 64, 6
 RESULTS = Path(__file__).parent / "results"
 
 
+def base(network, classifier, test):
+    """Return the accuracy of the base network's own classifier."""
+    return {"accuracy": accuracy(classifier, units(network, test[0]), test[1])}
+
+
 def dpq(network, train, test, M, seed):
     """Return the results of DPQ, trained on images from the base network on."""
     clf = fit_dpq(network, *train, M, K, seed)
@@ -51,9 +56,10 @@ def decoded(train, test, M, seed):
 
 def run(results, train, test, cache, seed, validation):
     """Compute what is missing for one seed."""
-    network, classifier = base_network(train, cache, seed, test if validation else None)
+    make_base = partial(base_network, train, cache, seed, test if validation else None)
+    results.get(f"base seed={seed}", lambda: base(*make_base(), test))
+    network, _ = make_base()
     train_units, test_units = ((units(network, X), y) for X, y in (train, test))
-    results.get(f"base seed={seed}", lambda: {"accuracy": accuracy(classifier, *test_units)})
     results.get(f"labels seed={seed}", partial(quantized, LabelCodes(), train_units, test_units))
     for M in PARTS:
         quantizers = {
