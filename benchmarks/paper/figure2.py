@@ -9,23 +9,20 @@ the parts of how many codewords are in use (the exponential of the entropy); the
 and hard relative to the squared norm of hard.
 """
 
-import argparse
 from contextlib import contextmanager
 from functools import partial
-from pathlib import Path
 from unittest import mock
 
 import numpy as np
 import torch
-from images import base_network, load_split, units
-from protocols import Results, evaluate
+from images import base_network, units
+from protocols import begin, evaluate
 
 from skdpq import DPQClassifier
 from skdpq.network import SoftAndHard
 from skdpq.training import AutogradStep
 
 M, K = 4, 64
-RESULTS = Path(__file__).parent / "results"
 CENTRAL_WEIGHTS = (0.0, 0.1, 0.25, 0.5, 1.0, 2.0, 4.0)
 ABLATIONS = {
     "without the loss of hard": {"softmax_hard_weight": 0.0},
@@ -87,14 +84,7 @@ def measure_without_straight_through(train, test, params):
 
 def main():
     """Compute what is missing for all seeds."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", required=True, help="images, in a folder or a zip file")
-    parser.add_argument("--cache", required=True, help="a folder for trained base networks")
-    parser.add_argument("--seeds", type=int, default=1)
-    parser.add_argument("--validation", action="store_true", help="do not look at the test images")
-    options = parser.parse_args()
-    train, test = load_split(options.data, options.validation)
-    results = Results(RESULTS / f"figure2{'-validation' * options.validation}.json")
+    options, train, test, results = begin(__doc__, "figure2")
     for seed in range(options.seeds):
         network, _ = base_network(train, options.cache, seed, test if options.validation else None)
         sides = [(units(network, X), y) for X, y in (train, test)]

@@ -1,5 +1,6 @@
 """Retrieval protocols of the paper's section 4, and results that are kept as they come."""
 
+import argparse
 import json
 import os
 import platform
@@ -10,12 +11,14 @@ import faiss
 import numpy as np
 import sklearn
 import torch
+from images import load_split
 from sklearn.frozen import FrozenEstimator
 
 import skdpq
 from skdpq import DPQNeighbors
 from skdpq.metrics import mean_average_precision
 
+RESULTS = Path(__file__).parent / "results"
 PROTOCOLS = {
     "a": "a tenth of the test items of each class query the others",
     "b": "all test items query the test items",
@@ -80,6 +83,18 @@ def map_of_vectors(queries, y, items, labels):
     return total / len(queries)
 
 
+def begin(description, name):
+    """Return the command line's options, training and test images with their labels, and the results so far."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", required=True, help="images, in a folder or a zip file")
+    parser.add_argument("--cache", required=True, help="a folder for trained base networks")
+    parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--validation", action="store_true", help="do not look at the test images")
+    options = parser.parse_args()
+    results = Results(RESULTS / f"{name}{'-validation' * options.validation}.json")
+    return options, *load_split(options.data, options.validation), results
+
+
 class Results:
     """Results in a JSON file, each under a key; what is there is not computed again."""
 
@@ -94,6 +109,7 @@ class Results:
             row = {name: round(value, 5) for name, value in compute().items()}
             row["seconds"] = round(time.perf_counter() - start, 1)
             self.rows[key] = row | {"on": machine()}
+            self.path.parent.mkdir(exist_ok=True)
             temporary = self.path.with_suffix(".tmp")
             temporary.write_text(json.dumps(self.rows, indent=1) + "\n")
             temporary.replace(self.path)

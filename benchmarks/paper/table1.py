@@ -10,19 +10,16 @@ the last tenth of the training images stands for the test images, which are then
 were chosen. Results are added to `results/table1.json`; what is there is not computed again.
 """
 
-import argparse
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 from baselines import ITQ, SUBIC, LabelCodes, lsq
-from images import JOINT, OWN, accuracy, augment, base_network, fit_dpq, load_split, units
-from protocols import Results, evaluate, evaluate_decoded
+from images import JOINT, OWN, accuracy, augment, base_network, fit_dpq, units
+from protocols import begin, evaluate, evaluate_decoded
 
 from skdpq import ProductQuantizer
 
 PARTS, K, N_BITS = (2, 4, 6, 8), 64, 6
-RESULTS = Path(__file__).parent / "results"
 
 
 def base(network, classifier, test):
@@ -77,14 +74,7 @@ def run(results, train, test, cache, seed, validation):
 
 def main():
     """Compute what is missing for all seeds."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", required=True, help="images, in a folder or a zip file")
-    parser.add_argument("--cache", required=True, help="a folder for trained base networks")
-    parser.add_argument("--seeds", type=int, default=1)
-    parser.add_argument("--validation", action="store_true", help="do not look at the test images")
-    options = parser.parse_args()
-    train, test = load_split(options.data, options.validation)
-    results = Results(RESULTS / f"table1{'-validation' * options.validation}.json")
+    options, train, test, results = begin(__doc__, "table1")
     for seed in range(options.seeds):
         run(results, train, test, options.cache, seed, options.validation)
 

@@ -8,21 +8,18 @@ linear classifier that is trained on decoded vectors. Beside them, the base netw
 DPQ of the units alone, by the paper's ImageNet architecture and by the defaults.
 """
 
-import argparse
 from functools import partial
-from pathlib import Path
 
 import torch
 from baselines import SUBIC
-from images import JOINT, OWN, augment, base_network, fit_dpq, load_split, units
-from protocols import Results
+from images import JOINT, OWN, augment, base_network, fit_dpq, units
+from protocols import begin
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import top_k_accuracy_score
 
 from skdpq import DPQClassifier, ProductQuantizer
 
 M, K = 8, 256
-RESULTS = Path(__file__).parent / "results"
 
 
 def scores(decision, y):
@@ -61,14 +58,7 @@ def uncompressed(classifier, F, y):
 
 def main():
     """Compute what is missing for all seeds."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", required=True, help="images, in a folder or a zip file")
-    parser.add_argument("--cache", required=True, help="a folder for trained base networks")
-    parser.add_argument("--seeds", type=int, default=1)
-    parser.add_argument("--validation", action="store_true", help="do not look at the test images")
-    options = parser.parse_args()
-    train, test = load_split(options.data, options.validation)
-    results = Results(RESULTS / f"table3{'-validation' * options.validation}.json")
+    options, train, test, results = begin(__doc__, "table3")
     for seed in range(options.seeds):
         network, classifier = base_network(train, options.cache, seed, test if options.validation else None)
         train_units, test_units = ((units(network, X), y) for X, y in (train, test))
