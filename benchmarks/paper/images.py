@@ -1,5 +1,6 @@
 """CIFAR-10 images, the base network of the paper's section 4, and how it and DPQ are trained on them."""
 
+import hashlib
 import io
 import time
 import zipfile
@@ -172,12 +173,13 @@ def accuracy(classifier, F, y):
     return float((classifier(torch.from_numpy(F)).argmax(1).numpy() == y).mean())
 
 
-def base_network(train, cache, seed, validation=None):
+def base_network(train, cache, seed, validation=None, n_epochs=N_EPOCHS):
     """Return the base network and its classifier, trained or from the cache."""
-    path = Path(cache) / f"base-{len(train[0])}-{N_EPOCHS}-{seed}.pt"
+    labels = hashlib.sha256(train[1].astype("<i8").tobytes()).hexdigest()[:8]
+    path = Path(cache) / f"base-{labels}-{n_epochs}-{seed}.pt"
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
-        torch.save(train_base(*train, seed=seed, validation=validation), path)
+        torch.save(train_base(*train, seed=seed, validation=validation, n_epochs=n_epochs), path)
     return torch.load(path, weights_only=False)
 
 
