@@ -347,7 +347,7 @@ def profile(tapes, run, n, multiply_adds, title):
 def profile_training(case):
     """Yield the profile of a step; all else is the optimiser, the gathering of rows, and Python."""
     X, y = (torch.from_numpy(array) for array in case.samples())
-    loss_weights = {name: DEFAULTS[f"{name}_weight"] for name in TERMS}
+    loss_weights = {name: DEFAULTS.get(f"{name}_weight", 0.0) for name in TERMS}  # without preservation
     generator = torch.Generator().manual_seed(0)
     step = RecordedStep(case.network(), loss_weights, 0.0, DEFAULTS["weight_decay"], BATCH, generator)
     batches = itertools.cycle(torch.randperm(len(X) // BATCH * BATCH).split(BATCH))

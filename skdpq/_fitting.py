@@ -16,12 +16,14 @@ from sklearn.utils.validation import _check_sample_weight, check_consistent_leng
 
 from ._batches import IN_MEMORY, InMemory, Streamed
 from ._environment import check_device, seeded_globally
-from .losses import TERMS
+from .losses import SUPERVISED
 from .network import DPQNetwork
+from .projection import Projection, learn_projection
 from .quantizer import compression_ratio
 from .training import make_step, train, train_one_pass
 
 _SCALER_STATE = ("mean_", "var_", "scale_", "n_samples_seen_")
+_NO_CLASSES = np.array([], dtype=np.int64)
 _AUTO_STEPS, _AUTO_EPOCHS = 1000, 20  # what max_iter="auto" runs at least
 # dropout="auto": dropping a share r of n units adds noise of variance r / (1 - r) / n to their mean, here 1 / _NOISE
 _NOISE, _MOST_DROPPED = 750, 0.5
@@ -33,17 +35,8 @@ class FittingMixin(CallbackSupportMixin):
     @with_callbacks
     def _fit(self, X, y, sample_weight, validation):
         X, y, sample_weight, device = self._check_training_data(X, y, sample_weight)
-        validated = self._check_validation_choice(validation)
-        classes, y = np.unique(y, return_inverse=True)
-        class_weight = compute_class_weight(
-            self.class_weight, classes=classes, y=classes[y], sample_weight=sample_weight
-        )
-        weight = sample_weight * class_weight[y]
-        if len(np.unique(y[weight > 0])) < 2:
-            raise ValueError(
-                f"{type(self).__name__} needs samples of at least 2 classes with positive weight; "
-                f"the data contain only one class: {classes[y[weight > 0][0]]!r}."
-            )
+        validated = self._check_validation_choice(validation, y)
+        classes, y, weight = self._check_classes(X, y, sample_weight)
         if not weight.all() and X.nbytes <= IN_MEMORY:  # a sample of weight zero is a sample that is not there
             kept = weight > 0
             X, y, weight, sample_weight = X[kept], y[kept], weight[kept], sample_weight[kept]
@@ -59,6 +52,7 @@ class FittingMixin(CallbackSupportMixin):
             self.backbone_ = copy.deepcopy(self.backbone)
             self._standardise(X, sample_weight)
         network = self._start_network(X, generator, again).to(device)
+        projection = self._start_projection(X, weight, network, again)
         held_out = self._hold_out(X, y, weight, validation, random_state) if validated else None
         if held_out is not None:
             held_out, weight = held_out
@@ -66,15 +60,15 @@ class FittingMixin(CallbackSupportMixin):
         batches = self._batches(X, y, weight, network, device)
         n_epochs = self._n_epochs(len(batches))
         context = self._init_callback_context(max_subtasks=n_epochs)
-        watch = _Watch(self, network, context, X, self.classes_[y], None if weight is None else sample_weight)
+        watch = _Watch(self, network, context, X, classes[y] if len(classes) else None, sample_weight)
         seeded = seeded_globally(generator, device, enabled=self.backbone is not None or self.augment is not None)
-        with watch, seeded, self._step(network, batches, generator) as step:
+        with watch, seeded, self._step(network, batches, generator, projection) as step:
             curve, scores = train(
                 network,
                 batches,
                 step,
                 validation=held_out,
-                loss_weights=self._loss_weights(),
+                loss_weights=self._loss_weights(network),
                 learning_rate=self.learning_rate,
                 max_iter=n_epochs,
                 tol=self.tol,
@@ -95,37 +89,44 @@ class FittingMixin(CallbackSupportMixin):
         X, y, sample_weight, device = self._check_training_data(X, y, sample_weight, reset=first)
         if self.class_weight == "balanced":
             raise ValueError('class_weight="balanced" needs all samples: expected a dict or None for partial_fit.')
-        if classes is not None:
+        if y is None:
+            classes = _NO_CLASSES
+        elif classes is not None:
             classes = np.unique(column_or_1d(classes))
-            if not first and not np.array_equal(classes, self.classes_):
-                raise ValueError(f"Expected the classes of the first call, {self.classes_}, got {classes}.")
         elif first:
             if is_classifier(self):
                 raise ValueError("classes must be passed on the first call to partial_fit.")
             classes = np.unique(y)
+        if not first and classes is not None and not np.array_equal(classes, self.classes_):
+            raise ValueError(f"Expected the classes of the first call, {self.classes_}, got {classes}.")
         if first:
-            if len(classes) < 2:
+            if len(classes) == 1:
                 raise ValueError(f"{type(self).__name__} needs at least 2 classes, got only one class: {classes}.")
             self.classes_ = classes
             self.input_shape_ = X.shape[1:]
             self.backbone_ = copy.deepcopy(self.backbone)
         elif X.shape[1:] != self.input_shape_:
             raise ValueError(f"Expected samples of shape {self.input_shape_}, got {X.shape[1:]}.")
-        y = self._encode_labels(y, "y")
+        weight = sample_weight
+        if y is None:
+            y = np.zeros(len(X), dtype=np.int64)
+        else:
+            y = self._encode_labels(y, "y")
+            weight = weight * compute_class_weight(self.class_weight, classes=self.classes_, y=self.classes_)[y]
         self._standardise(X, sample_weight, first)
-        class_weight = compute_class_weight(self.class_weight, classes=self.classes_, y=self.classes_)
         random_state = check_random_state(self.random_state)
         generator = torch.Generator().manual_seed(int(random_state.randint(2**31 - 1)))
         generator.manual_seed(generator.initial_seed() + (0 if first else self.n_iter_))
         network = self._start_network(X, generator, not first, dtype=torch.float32).to(device)
-        batches = self._batches(X, y, sample_weight * class_weight[y], network, device)
-        step = self._step(network, batches, generator)
+        projection = self._start_projection(X, weight, network, not first)
+        batches = self._batches(X, y, weight, network, device)
+        step = self._step(network, batches, generator, projection)
         if not first and self.optimizer_state_ is not None:
             step.state = self.optimizer_state_
         seeded = seeded_globally(generator, device, enabled=self.backbone is not None or self.augment is not None)
         with seeded, step:
             curve = train_one_pass(
-                network, batches, step, self._loss_weights(), self.learning_rate, self.augment, generator
+                network, batches, step, self._loss_weights(network), self.learning_rate, self.augment, generator
             )
         curve = {name: [value] for name, value in curve.items()}
         self.loss_curve_ = curve if first else _extended(self.loss_curve_, curve)
@@ -134,17 +135,38 @@ class FittingMixin(CallbackSupportMixin):
         self._finish(network, step.state)
 
     def _check_training_data(self, X, y, sample_weight, reset=True):
-        X, y = validate_data(self, X, y, dtype="numeric", allow_nd=self.backbone is not None, reset=reset)
-        check_classification_targets(y)
+        """Return the data, checked; y is None where nothing is supervised."""
+        checks = {"dtype": "numeric", "allow_nd": self.backbone is not None, "reset": reset}
+        if y is None:
+            X = validate_data(self, X, y, ensure_min_samples=2 if reset else 1, **checks)
+        else:
+            X, y = validate_data(self, X, y, **checks)
+            check_classification_targets(y)
         _check_layer_sizes(self.hidden_layer_sizes, "hidden_layer_sizes")
         _check_layer_sizes(self.part_layer_sizes, "part_layer_sizes")
         device = check_device(self.device)
         sample_weight = _check_sample_weight(
             sample_weight, X, dtype=np.float64, ensure_non_negative=True, allow_all_zero_weights=False
         )
-        return X, y, sample_weight, device
+        return X, None if self.supervision == 0 else y, sample_weight, device
 
-    def _check_validation_choice(self, validation):
+    def _check_classes(self, X, y, sample_weight):
+        """Return the classes, their indices for each sample, and the samples' weights."""
+        if y is None:
+            return _NO_CLASSES, np.zeros(len(X), dtype=np.int64), sample_weight
+        classes, y = np.unique(y, return_inverse=True)
+        class_weight = compute_class_weight(
+            self.class_weight, classes=classes, y=classes[y], sample_weight=sample_weight
+        )
+        weight = sample_weight * class_weight[y]
+        if len(np.unique(y[weight > 0])) < 2:
+            raise ValueError(
+                f"{type(self).__name__} needs samples of at least 2 classes with positive weight; "
+                f"the data contain only one class: {classes[y[weight > 0][0]]!r}."
+            )
+        return classes, y, weight
+
+    def _check_validation_choice(self, validation, y):
         """Return whether to validate, by the parameter and by what `fit` was given."""
         X_val, y_val, _ = validation
         if (X_val is None) != (y_val is None):
@@ -152,7 +174,13 @@ class FittingMixin(CallbackSupportMixin):
             raise ValueError(f"{given} is provided, but {missing} was not provided.")
         if X_val is not None and self.early_stopping is False:
             raise ValueError('Expected early_stopping="auto" or True with X_val and y_val, got early_stopping=False.')
-        return X_val is not None if self.early_stopping == "auto" else self.early_stopping
+        validated = X_val is not None if self.early_stopping == "auto" else self.early_stopping
+        if validated and y is None:
+            raise ValueError(
+                "Validation scores the accuracy of predicted labels: expected y and a supervision above 0 with "
+                f"early_stopping=True or X_val, got {'y=None' if self.supervision else 'supervision=0'}."
+            )
+        return validated
 
     def _hold_out(self, X, y, weight, validation, random_state):
         """Return data to validate on, and the training weights without it."""
@@ -280,12 +308,42 @@ class FittingMixin(CallbackSupportMixin):
         else:
             out[...] = (X - self.mean_) / self.scale_
 
-    def _step(self, network, batches, generator):
-        size = min(self.batch_size, len(batches))
-        return make_step(network, self._loss_weights(), self.label_smoothing, self.weight_decay, size, generator)
+    def _start_projection(self, X, weight, network, again):
+        """Return what projects the samples' own features, learned or `again`; None if labels alone supervise."""
+        if not again:
+            self.projection_ = self.projection_bias_ = None
+        if self._supervision(network) == 1:
+            return None
+        device, dtype = network.codebooks.device, network.codebooks.dtype
+        backbone = copy.deepcopy(self.backbone)  # as it is before training, and stays in here
+        if backbone is not None:
+            backbone.to(device).eval().requires_grad_(False)
+        if self.projection_ is None:
+            M, _, D = network.codebooks.shape
+            blocks = ((self._to_tensor(X[rows], dtype), weight[rows]) for rows in gen_batches(len(X), 8192))
+            units = ((x if backbone is None else backbone(x.to(device)).cpu(), w) for x, w in blocks)
+            self.projection_, self.projection_bias_ = learn_projection(units, M, D)
+        arrays = self.projection_, self.projection_bias_
+        return Projection(*(torch.from_numpy(a).to(device, dtype) for a in arrays), backbone)
 
-    def _loss_weights(self):
-        return {name: getattr(self, f"{name}_weight") for name in TERMS}
+    def _step(self, network, batches, generator, projection):
+        return make_step(
+            network,
+            self._loss_weights(network),
+            self.label_smoothing,
+            self.weight_decay,
+            min(self.batch_size, len(batches)),
+            generator,
+            projection,
+        )
+
+    def _supervision(self, network):
+        return 0 if network.classifier is None else self.supervision
+
+    def _loss_weights(self, network):
+        share = self._supervision(network)
+        weights = {name: getattr(self, f"{name}_weight") for name in (*SUPERVISED, "gini_batch", "gini_sample")}
+        return weights | {name: share * weights[name] for name in SUPERVISED} | {"preservation": 1 - share}
 
     def _n_epochs(self, n_samples):
         if self.max_iter != "auto":

@@ -46,6 +46,8 @@ class RecordedStep:
         Samples a batch at most.
     generator : torch.Generator
         Seeds what the network drops.
+    projection : Projection, default=None
+        What the term "preservation" preserves.
 
     Attributes
     ----------
@@ -53,7 +55,7 @@ class RecordedStep:
         Number of batches so far.
     """
 
-    def __init__(self, network, loss_weights, label_smoothing, weight_decay, batch_size, generator):
+    def __init__(self, network, loss_weights, label_smoothing, weight_decay, batch_size, generator, projection=None):
         parameters = dict(network.named_parameters())
         # what decays comes first, so that any range of the array is updated in two calls
         self._names = sorted(parameters, key=lambda name: not name.endswith(".weight"))
@@ -72,10 +74,10 @@ class RecordedStep:
         self._large = n_products >= n_shards * _WORTH_THREADS
         self._gradients = [torch.empty_like(self._values) for _ in range(n_shards)]
         self._shards = [
-            _Shard(network, views, self._views(gradient), loss_weights, label_smoothing, generator)
+            _Shard(network, views, self._views(gradient), loss_weights, label_smoothing, generator, projection)
             for gradient in self._gradients
         ]
-        self._scale = self._values.new_tensor([1.0, 1.0, 0.5, 1 / network.M, -1 / network.M])
+        self._scale = self._values.new_tensor([1.0, 1.0, 0.5, 0.5, 1 / network.M, -1 / network.M])
 
     def _views(self, flat):
         pieces = flat.split([shape.numel() for shape in self._shapes])
@@ -91,8 +93,9 @@ class RecordedStep:
     def state(self, state):
         self.n_steps = state["step"]
         for flat, name in zip(self._moments, ("exp_avg", "exp_avg_sq"), strict=True):
-            for key, view in self._views(flat).items():
-                view.copy_(torch.from_numpy(state[name][key]))
+            views = self._views(flat)
+            for key, value in state[name].items():
+                views[key].copy_(torch.from_numpy(value))
 
     def __enter__(self):
         n_threads = torch.get_num_threads()
@@ -124,7 +127,7 @@ class RecordedStep:
 
         Returns
         -------
-        terms : Tensor of shape (5,)
+        terms : Tensor of shape (6,)
             Terms of the objective in the order of `TERMS`, unweighted.
         """
         self.n_steps += 1
@@ -219,10 +222,10 @@ class _Shard:
     Calls are recorded once for each size of the part, of which there are two or three.
     """
 
-    def __init__(self, network, parameters, gradients, loss_weights, label_smoothing, generator):
-        self._network = network
+    def __init__(self, network, parameters, gradients, loss_weights, label_smoothing, generator, projection):
+        self._network, self._projection = network, projection
         self._parameters, self._gradients = parameters, gradients
-        self._weights, self._smoothing = [loss_weights[name] for name in TERMS], label_smoothing
+        self._weights, self._smoothing = loss_weights, label_smoothing
         seed = int(torch.randint(2**63 - 1, (), generator=generator))
         self._generator = torch.Generator().manual_seed(seed)
         self._recorded = {}
@@ -264,91 +267,124 @@ class _Shard:
 
     def _record(self, B):
         """Record both halves of the step for a shard of B samples."""
-        parameters, gradients, now = self._parameters, self._gradients, SimpleNamespace()
-        soft_weight, hard_weight, central_weight, batch_weight, sample_weight = self._weights
-        codebooks, classifier = parameters["codebooks"], parameters["classifier.weight"]
+        codebooks = self._parameters["codebooks"]
         M, K, D = codebooks.shape
-        C = len(classifier)
+        now = SimpleNamespace()
         first = now.forward = Tape(codebooks.dtype)
         x = now.x = first.new(B, self._network.n_units)
         # twice each, for soft and for hard
         now.y, now.weight = torch.empty(2, B, dtype=torch.int64), first.new(2, B)
-        y, weight = now.y.view(-1), now.weight.view(-1, 1)
         now.terms = torch.zeros(len(TERMS), dtype=codebooks.dtype)
-
+        target = self._record_target(first, x)
         if self._network.dropout:
             self._record_dropout(first, x)
-        units, s = record_logits(first, parameters, x, M, self._network.N)
+        units, s = record_logits(first, self._parameters, x, M, self._network.N)
         p = first.new(M, B, K)
         first(torch.softmax, s[-1], -1, out=p)
         codes = record_codes(first, p)
         rows = torch.empty(B, M, dtype=torch.int64)
         first(torch.add, codes.T, K * torch.arange(M), out=rows)
         both = first.new(2 * B, M * D)  # soft, and below it hard
-        soft, hard = both[:B], both[B:]
-        first(torch.bmm, p, codebooks, out=split_parts(soft, M, D))  # eq. 1
-        first(torch.index_select, codebooks.view(-1, D), 0, rows.view(-1), out=hard.view(-1, D))  # eq. 2
+        first(torch.bmm, p, codebooks, out=split_parts(both[:B], M, D))  # eq. 1
+        first(torch.index_select, codebooks.view(-1, D), 0, rows.view(-1), out=both[B:].view(-1, D))  # eq. 2
+        grad = self._record_supervised(first, now, both)
+        if target is not None:
+            difference = self._record_difference(first, now, both, target, "preservation")
+            first(grad.add_, difference, alpha=self._weights["preservation"])
+        grad_p = self._record_codebooks(first, now, p, rows, grad)
 
-        # Softmax losses. The gradient of a logit is weight * (softmax - target). Classes come first, as products are
-        # faster with few rows than with few columns.
-        logits, log_p, target = (first.new(C, 2 * B) for _ in range(3))
-        negative, cross_entropy = first.new(1, 2 * B), first.new(2 * B)
-        first(torch.addmm, parameters["classifier.bias"][:, None], classifier, both.T, out=logits)
-        first(torch.log_softmax, logits, 0, out=log_p)
-        first(torch.neg, weight.T, out=negative)
-        first(target.zero_)
-        first(target.scatter_, 0, y[None], negative)  # the target, times -weight
+        # GiniBatch (eq. 6) needs the mean of p over all shards. Then down to the first layer.
+        then = now.backward = Tape(codebooks.dtype)
+        then(grad_p.addcmul_, now.weight[0][:, None], now.total, value=2 * self._weights["gini_batch"] / M)
+        then(torch.dot, now.mean.view(-1), now.total.view(-1), out=now.terms[TERMS.index("gini_batch")])
+        then(aten._softmax_backward_data.out, grad_p, p, -1, p.dtype, grad_input=grad_p)
+        self._record_layers(then, units, s, grad_p)
+        return now
+
+    def _record_target(self, tape, x):
+        """Record what is to be preserved of x; return the buffer for it, None without."""
+        if self._projection is None:
+            return None
+        weight, bias = self._projection.weight, self._projection.bias
+        target = tape.new(len(x), len(bias))
+        tape(torch.addmm, bias, x, weight, out=target)
+        return target
+
+    def _record_supervised(self, tape, now, both):
+        """Record both softmax losses and Joint Central Loss (eq. 5); return the buffer for the gradient of `both`."""
+        if self._network.classifier is None:
+            grad = tape.new(*both.shape)
+            tape(grad.zero_)
+            return grad
+        parameters, gradients = self._parameters, self._gradients
+        classifier, y, weight = parameters["classifier.weight"], now.y.view(-1), now.weight.view(1, -1)
+        B, C = len(both) // 2, len(classifier)
+        # The gradient of a logit is weight * (softmax - target). Classes come first, as products are faster with few
+        # rows than with few columns.
+        logits, log_p, target = (tape.new(C, 2 * B) for _ in range(3))
+        negative, cross_entropy = tape.new(1, 2 * B), tape.new(2 * B)
+        tape(torch.addmm, parameters["classifier.bias"][:, None], classifier, both.T, out=logits)
+        tape(torch.log_softmax, logits, 0, out=log_p)
+        tape(torch.neg, weight, out=negative)
+        tape(target.zero_)
+        tape(target.scatter_, 0, y[None], negative)  # the target, times -weight
         if self._smoothing:
-            first(target.mul_, 1 - self._smoothing)
-            first(torch.add, target, negative, alpha=self._smoothing / C, out=target)
-        first(torch.mul, target, log_p, out=logits)
-        first(torch.sum, logits, 0, out=cross_entropy)
-        first(torch.sum, cross_entropy.view(2, B), 1, out=now.terms[:2])
+            tape(target.mul_, 1 - self._smoothing)
+            tape(torch.add, target, negative, alpha=self._smoothing / C, out=target)
+        tape(torch.mul, target, log_p, out=logits)
+        tape(torch.sum, logits, 0, out=cross_entropy)
+        tape(torch.sum, cross_entropy.view(2, B), 1, out=now.terms[:2])
         grad_logits = logits
-        first(aten._log_softmax_backward_data.out, target, log_p, 0, log_p.dtype, out=grad_logits)
-        for columns, factor in ((slice(B), soft_weight), (slice(B, None), hard_weight)):
-            if factor != 1:
-                first(grad_logits[:, columns].mul_, factor)
-        first(torch.mm, grad_logits, both, out=gradients["classifier.weight"])
-        first(torch.sum, grad_logits, 1, out=gradients["classifier.bias"])
+        tape(aten._log_softmax_backward_data.out, target, log_p, 0, log_p.dtype, out=grad_logits)
+        for columns, name in ((slice(B), "softmax_soft"), (slice(B, None), "softmax_hard")):
+            if self._weights[name] != 1:
+                tape(grad_logits[:, columns].mul_, self._weights[name])
+        tape(torch.mm, grad_logits, both, out=gradients["classifier.weight"])
+        tape(torch.sum, grad_logits, 1, out=gradients["classifier.bias"])
 
-        # Joint Central Loss (eq. 5): weight * (soft - o), which its weight will multiply.
-        centers, difference, grad = first.new(B, M * D), first.new(2 * B, M * D), first.new(2 * B, M * D)
-        first(torch.index_select, parameters["class_centers"], 0, now.y[0], out=centers)
-        first(torch.sub, both.view(2, B, M * D), centers, out=difference.view(2, B, M * D))
-        first(torch.mul, difference, weight, out=grad)
-        first(torch.dot, difference.view(-1), grad.view(-1), out=now.terms[2])
-        first(gradients["class_centers"].zero_)
-        first(gradients["class_centers"].index_add_, 0, y, grad, alpha=-central_weight)
-        first(torch.addmm, grad, grad_logits.T, classifier, beta=central_weight, out=grad)
+        centers = tape.new(B, both.shape[1])
+        tape(torch.index_select, parameters["class_centers"], 0, now.y[0], out=centers)
+        grad = self._record_difference(tape, now, both, centers, "joint_central")
+        tape(gradients["class_centers"].zero_)
+        tape(gradients["class_centers"].index_add_, 0, y, grad, alpha=-self._weights["joint_central"])
+        tape(torch.addmm, grad, grad_logits.T, classifier, beta=self._weights["joint_central"], out=grad)
+        return grad
 
-        # From soft and hard to the codebooks and, straight through, to p.
+    def _record_difference(self, tape, now, both, centers, term):
+        """Record equation 5 for centers (B, M * D), as a term; return the buffer for its gradient, weight * (soft - o).
+
+        The weight of the term is left to the caller.
+        """
+        difference, grad = tape.new(*both.shape), tape.new(*both.shape)
+        tape(torch.sub, both.view(2, *centers.shape), centers, out=difference.view(2, *centers.shape))
+        tape(torch.mul, difference, now.weight.view(-1, 1), out=grad)
+        tape(torch.dot, difference.view(-1), grad.view(-1), out=now.terms[TERMS.index(term)])
+        return grad
+
+    def _record_codebooks(self, tape, now, p, rows, grad):
+        """Record what leads from soft and hard to the codebooks and, straight through, to p; return p's gradient."""
+        codebooks, gradient = self._parameters["codebooks"], self._gradients["codebooks"]
+        M, K, D = codebooks.shape
+        B = p.shape[1]
         grad_soft, grad_hard = grad[:B], grad[B:]
-        first(torch.bmm, p.transpose(1, 2), split_parts(grad_soft, M, D), out=gradients["codebooks"])
-        first(gradients["codebooks"].view(-1, D).index_add_, 0, rows.view(-1), grad_hard.view(-1, D))
-        first(grad_soft.add_, grad_hard)
+        tape(torch.bmm, p.transpose(1, 2), split_parts(grad_soft, M, D), out=gradient)
+        tape(gradient.view(-1, D).index_add_, 0, rows.view(-1), grad_hard.view(-1, D))
+        tape(grad_soft.add_, grad_hard)
         # GiniSample (eq. 7) has the gradient -2 weight * p, which its weight will multiply.
-        grad_p, weight = first.new(M, B, K), now.weight[0]
-        first(torch.mul, p, weight[:, None], out=grad_p)
-        first(torch.dot, p.view(-1), grad_p.view(-1), out=now.terms[4])
-        first(
+        grad_p, weight = tape.new(M, B, K), now.weight[0]
+        tape(torch.mul, p, weight[:, None], out=grad_p)
+        tape(torch.dot, p.view(-1), grad_p.view(-1), out=now.terms[TERMS.index("gini_sample")])
+        tape(
             torch.baddbmm,
             grad_p,
             split_parts(grad_soft, M, D),
             codebooks.transpose(1, 2),
-            beta=-2 * sample_weight / M,
+            beta=-2 * self._weights["gini_sample"] / M,
             out=grad_p,
         )
-        now.mean, now.total = first.new(M, 1, K), first.new(M, 1, K)
-        first(torch.bmm, weight.expand(M, 1, B), p, out=now.mean)
-
-        # GiniBatch (eq. 6) needs the mean of p over all shards. Then down to the first layer.
-        then = now.backward = Tape(codebooks.dtype)
-        then(grad_p.addcmul_, weight[:, None], now.total, value=2 * batch_weight / M)
-        then(torch.dot, now.mean.view(-1), now.total.view(-1), out=now.terms[3])
-        then(aten._softmax_backward_data.out, grad_p, p, -1, p.dtype, grad_input=grad_p)
-        self._record_layers(then, units, s, grad_p)
-        return now
+        now.mean, now.total = tape.new(M, 1, K), tape.new(M, 1, K)
+        tape(torch.bmm, weight.expand(M, 1, B), p, out=now.mean)
+        return grad_p
 
     def _record_dropout(self, tape, x):
         """Record what drops features of x (B, n_units): 16 random bits decide on each, a tenth of bernoulli_'s cost."""

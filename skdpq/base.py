@@ -39,6 +39,7 @@ class BaseDPQ(FittingMixin, QuantizerMixin, BaseEstimator):
         "softmax_soft_weight": [Interval(Real, 0, None, closed="left")],
         "softmax_hard_weight": [Interval(Real, 0, None, closed="left")],
         "joint_central_weight": [Interval(Real, 0, None, closed="left")],
+        "supervision": [Interval(Real, 0, 1, closed="both")],
         "gini_batch_weight": [Interval(Real, 0, None, closed="left")],
         "gini_sample_weight": [Interval(Real, 0, None, closed="left")],
         "learning_rate": [Interval(Real, 0, None, closed="neither")],
@@ -73,6 +74,7 @@ class BaseDPQ(FittingMixin, QuantizerMixin, BaseEstimator):
         softmax_soft_weight=1.0,
         softmax_hard_weight=1.0,
         joint_central_weight=0.5,
+        supervision=1.0,
         gini_batch_weight=1.0,
         gini_sample_weight=0.02,
         learning_rate=3e-3,
@@ -103,6 +105,7 @@ class BaseDPQ(FittingMixin, QuantizerMixin, BaseEstimator):
         self.softmax_soft_weight = softmax_soft_weight
         self.softmax_hard_weight = softmax_hard_weight
         self.joint_central_weight = joint_central_weight
+        self.supervision = supervision
         self.gini_batch_weight = gini_batch_weight
         self.gini_sample_weight = gini_sample_weight
         self.learning_rate = learning_rate
@@ -121,16 +124,17 @@ class BaseDPQ(FittingMixin, QuantizerMixin, BaseEstimator):
         self.verbose = verbose
 
     @_fit_context(prefer_skip_nested_validation=True)
-    def fit(self, X, y, sample_weight=None, *, X_val=None, y_val=None, sample_weight_val=None):
-        """Learn the network on samples and their labels (section 3).
+    def fit(self, X, y=None, sample_weight=None, *, X_val=None, y_val=None, sample_weight_val=None):
+        """Learn the network on samples and, where there are any, their labels (section 3).
 
         Parameters
         ----------
         X : array-like of shape (n_samples, n_features), or (n_samples, ...) with a backbone
             Training data. Beyond 256 MB in float32 it is converted a part at a time in each epoch, so it may be a
             memory map that does not fit into memory.
-        y : array-like of shape (n_samples,)
-            Class labels, at least two classes.
+        y : array-like of shape (n_samples,), default=None
+            Class labels, at least two classes. Without, a transformer learns as with ``supervision=0``; a classifier
+            requires them.
         sample_weight : array-like of shape (n_samples,), default=None
             Non-negative weights; each term of the objective is the weighted mean over a batch.
         X_val : array-like like X, default=None
@@ -162,18 +166,19 @@ class BaseDPQ(FittingMixin, QuantizerMixin, BaseEstimator):
         return self
 
     @_fit_context(prefer_skip_nested_validation=True)
-    def partial_fit(self, X, y, classes=None, sample_weight=None):
+    def partial_fit(self, X, y=None, classes=None, sample_weight=None):
         """Learn from some samples in one pass, going on from where the estimator is.
 
         The learning rate is constant, and class_weight="balanced" is refused, as both would need to know what is to
-        come. Features are standardised by what has been seen so far.
+        come. Features are standardised by what has been seen so far. With `supervision` below 1, what is preserved are
+        the principal components of the first call's samples.
 
         Parameters
         ----------
         X : array-like of shape (n_samples, n_features), or (n_samples, ...) with a backbone
             Training data; one sample or more.
-        y : array-like of shape (n_samples,)
-            Class labels.
+        y : array-like of shape (n_samples,), default=None
+            Class labels, at each call or at none; as in `fit`.
         classes : array-like of shape (n_classes,), default=None
             All labels that may come; the same or None at later calls. At the first call a classifier requires them, as
             scikit-learn's do; a transformer takes those in y.
@@ -312,7 +317,6 @@ class BaseDPQ(FittingMixin, QuantizerMixin, BaseEstimator):
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()
-        tags.target_tags.required = True
         tags.input_tags.three_d_array = self.backbone is not None
         return tags
 

@@ -1,9 +1,11 @@
 """DPQClassifier."""
 
+from numbers import Real
+
 import numpy as np
 from scipy.special import log_softmax, softmax
 from sklearn.base import ClassifierMixin
-from sklearn.utils._param_validation import StrOptions
+from sklearn.utils._param_validation import Interval, StrOptions
 
 from .base import BaseDPQ
 from .codes import check_codes
@@ -21,10 +23,13 @@ class DPQClassifier(ClassifierMixin, BaseDPQ):
     ----------
     M, K, D : int
         Number of parts (default 8), of codewords a part (default 256), and width of a codeword (default 16).
-    hidden_layer_sizes, part_layer_sizes, backbone, augment, intra_norm, softmax_soft_weight, softmax_hard_weight, \
-joint_central_weight, gini_batch_weight, gini_sample_weight, learning_rate, weight_decay, batch_size, max_iter, tol, \
-early_stopping, validation_fraction, n_iter_no_change, class_weight, output, random_state, device, verbose
+    hidden_layer_sizes, part_layer_sizes, backbone, augment, intra_norm, dropout, label_smoothing, \
+softmax_soft_weight, softmax_hard_weight, joint_central_weight, gini_batch_weight, gini_sample_weight, learning_rate, \
+weight_decay, batch_size, max_iter, tol, early_stopping, validation_fraction, n_iter_no_change, class_weight, \
+warm_start, output, random_state, device, verbose
         See `DPQTransformer`.
+    supervision : float, default=1.0
+        As in `DPQTransformer`, but above 0: without labels there is nothing to predict.
     representation : {"hard", "soft"}, default="hard"
         Predict from the codes, or from the soft representation before it is quantized. May be changed on a fitted
         estimator.
@@ -37,8 +42,8 @@ early_stopping, validation_fraction, n_iter_no_change, class_weight, output, ran
     intercept_ : ndarray of shape (n_classes,), or (1,) for two classes
         Its bias b.
     codebooks_, classes_, class_centers_, n_iter_, loss_curve_, validation_scores_, compression_ratio_, parameters_, \
-architecture_, backbone_, mean_, scale_, var_, n_samples_seen_, optimizer_state_, input_shape_, n_features_in_, \
-feature_names_in_
+architecture_, backbone_, mean_, scale_, projection_, projection_bias_, var_, n_samples_seen_, optimizer_state_, \
+input_shape_, n_features_in_, feature_names_in_
         See `DPQTransformer`.
 
     See Also
@@ -64,6 +69,7 @@ feature_names_in_
 
     _parameter_constraints: dict = {
         **BaseDPQ._parameter_constraints,
+        "supervision": [Interval(Real, 0, 1, closed="right")],
         "representation": [StrOptions({"hard", "soft"})],
     }
 
@@ -83,6 +89,7 @@ feature_names_in_
         softmax_soft_weight=1.0,
         softmax_hard_weight=1.0,
         joint_central_weight=0.5,
+        supervision=1.0,
         gini_batch_weight=1.0,
         gini_sample_weight=0.02,
         learning_rate=3e-3,
@@ -115,6 +122,7 @@ feature_names_in_
             softmax_soft_weight=softmax_soft_weight,
             softmax_hard_weight=softmax_hard_weight,
             joint_central_weight=joint_central_weight,
+            supervision=supervision,
             gini_batch_weight=gini_batch_weight,
             gini_sample_weight=gini_sample_weight,
             learning_rate=learning_rate,

@@ -6,7 +6,8 @@ Both Gini terms are also means over the M parts, so that their weights mean the 
 
 from torch import nn
 
-TERMS = ("softmax_soft", "softmax_hard", "joint_central", "gini_batch", "gini_sample")  # of the objective
+SUPERVISED = ("softmax_soft", "softmax_hard", "joint_central")
+TERMS = (*SUPERVISED, "preservation", "gini_batch", "gini_sample")  # of the objective
 
 
 def softmax_loss(logits, y, weight, smoothing=0.0):
@@ -42,7 +43,7 @@ def joint_central_loss(soft, hard, centers, weight):
     soft, hard : Tensor of shape (B, M * D)
         The two representations.
     centers : Tensor of shape (B, M * D)
-        o_{y_i}, the center of every sample's class.
+        o_{y_i}, the center of every sample's class; for the term "preservation" a projection of its own features.
     weight : Tensor of shape (B,)
         Sample weights that sum to one.
 

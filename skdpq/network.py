@@ -85,7 +85,7 @@ class DPQNetwork(nn.Module):
     n_units : int
         Width U of the input, or of the backbone's output.
     n_classes : int
-        Number of classes C.
+        Number of classes C; 0 for a network without a classifier.
     M, K : int
         Number of parts, and of codewords a part.
     D : int or None
@@ -116,7 +116,7 @@ class DPQNetwork(nn.Module):
         self.parts = nn.ModuleList(PartLinear(M, a, b) for a, b in pairwise(widths))
         D = self.N if D is None else D
         self.codebooks = nn.Parameter(torch.empty(M, K, D))
-        self.classifier = nn.utils.skip_init(nn.Linear, M * D, n_classes)
+        self.classifier = nn.utils.skip_init(nn.Linear, M * D, n_classes) if n_classes else None
         self.class_centers = nn.Parameter(torch.empty(n_classes, M * D))
 
     @torch.no_grad()
@@ -132,7 +132,7 @@ class DPQNetwork(nn.Module):
         generator : torch.Generator
             A CPU generator; the global one is left alone.
         """
-        for layer in [*self.trunk, *self.parts, self.classifier]:
+        for layer in [*self.trunk, *self.parts, *([self.classifier] if self.classifier else [])]:
             fan_in = layer.weight.shape[1]
             layer.weight.uniform_(-(fan_in**-0.5), fan_in**-0.5, generator=generator)
             layer.bias.uniform_(-(fan_in**-0.5), fan_in**-0.5, generator=generator)

@@ -58,7 +58,7 @@ class Schedule:
         return min(1.0, time / (0.1 * self.decay_start))
 
 
-def objective(network, x, y, weight, loss_weights, label_smoothing=0.0, generator=None):
+def objective(network, x, y, weight, loss_weights, label_smoothing=0.0, generator=None, projection=None):
     """Compute the objective on a batch.
 
     Parameters
@@ -77,24 +77,30 @@ def objective(network, x, y, weight, loss_weights, label_smoothing=0.0, generato
         Of both softmax losses.
     generator : torch.Generator, default=None
         Draws what to drop, on the device of the network.
+    projection : Projection, default=None
+        What the term "preservation" preserves.
 
     Returns
     -------
     loss : Tensor of shape ()
         Weighted sum of the terms.
-    terms : Tensor of shape (5,)
-        The terms in the order of `TERMS`, unweighted and detached.
+    terms : Tensor of shape (6,)
+        The terms in the order of `TERMS`, unweighted and detached; zero are the supervised ones of a network without
+        classes, and preservation without a projection.
     """
     output = network(x, generator)
-    terms = (
-        losses.softmax_loss(network.classifier(output.soft), y, weight, label_smoothing),
-        losses.softmax_loss(network.classifier(output.hard), y, weight, label_smoothing),
-        losses.joint_central_loss(output.soft, output.hard, network.class_centers[y], weight),
-        losses.gini_batch(output.p, weight),
-        losses.gini_sample(output.p, weight),
-    )
-    loss = sum(loss_weights[name] * term for name, term in zip(TERMS, terms, strict=True))
-    return loss, torch.stack(terms).detach()
+    terms = dict.fromkeys(TERMS, weight.new_zeros(()))
+    if network.classifier is not None:
+        centers = network.class_centers[y]
+        terms["softmax_soft"] = losses.softmax_loss(network.classifier(output.soft), y, weight, label_smoothing)
+        terms["softmax_hard"] = losses.softmax_loss(network.classifier(output.hard), y, weight, label_smoothing)
+        terms["joint_central"] = losses.joint_central_loss(output.soft, output.hard, centers, weight)
+    if projection is not None:
+        terms["preservation"] = losses.joint_central_loss(output.soft, output.hard, projection(x), weight)
+    terms["gini_batch"] = losses.gini_batch(output.p, weight)
+    terms["gini_sample"] = losses.gini_sample(output.p, weight)
+    loss = sum(loss_weights[name] * term for name, term in terms.items())
+    return loss, torch.stack(list(terms.values())).detach()
 
 
 def train(
@@ -258,7 +264,7 @@ def _pass(network, batches, step, loss_weights, augment, generator, learning_rat
     return {"loss": sum(loss_weights[name] * mean for name, mean in means.items())} | means
 
 
-def make_step(network, loss_weights, label_smoothing, weight_decay, batch_size, generator):
+def make_step(network, loss_weights, label_smoothing, weight_decay, batch_size, generator, projection=None):
     """Return the faster of two steps that compute the same: recorded ones are for features on the CPU.
 
     Parameters
@@ -275,6 +281,8 @@ def make_step(network, loss_weights, label_smoothing, weight_decay, batch_size, 
         Samples a batch at most.
     generator : torch.Generator
         Seeds what is dropped.
+    projection : Projection, default=None
+        What the term "preservation" preserves, on the network's device.
 
     Returns
     -------
@@ -282,15 +290,16 @@ def make_step(network, loss_weights, label_smoothing, weight_decay, batch_size, 
         Has `step(X, y, weight, batch, learning_rate)`, is a context manager, and has the `state` of AdamW.
     """
     if network.backbone is None and network.codebooks.device.type == "cpu":
-        return RecordedStep(network, loss_weights, label_smoothing, weight_decay, batch_size, generator)
-    return AutogradStep(network, loss_weights, label_smoothing, weight_decay, generator)
+        return RecordedStep(network, loss_weights, label_smoothing, weight_decay, batch_size, generator, projection)
+    return AutogradStep(network, loss_weights, label_smoothing, weight_decay, generator, projection)
 
 
 class AutogradStep:
     """Trains any network on any device, a batch at a time; takes what `make_step` takes."""
 
-    def __init__(self, network, loss_weights, label_smoothing, weight_decay, generator):
+    def __init__(self, network, loss_weights, label_smoothing, weight_decay, generator, projection=None):
         self._network, self._loss_weights, self._smoothing = network, loss_weights, label_smoothing
+        self._projection = projection
         self._device = network.codebooks.device
         self._generator = None
         if network.dropout:  # which draws on the network's device, where only a generator of that device can draw
@@ -339,7 +348,9 @@ class AutogradStep:
         for group in self._optimizer.param_groups:
             group["lr"] = learning_rate
         weight = weight / weight.sum()
-        loss, terms = objective(self._network, x, y, weight, self._loss_weights, self._smoothing, self._generator)
+        loss, terms = objective(
+            self._network, x, y, weight, self._loss_weights, self._smoothing, self._generator, self._projection
+        )
         self._optimizer.zero_grad(set_to_none=True)
         loss.backward()
         self._optimizer.step()

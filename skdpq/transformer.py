@@ -4,7 +4,7 @@ from .base import BaseDPQ
 
 
 class DPQTransformer(BaseDPQ):
-    """Supervised codes of M * log2(K) bits by Deep Product Quantization.
+    """Codes of M * log2(K) bits by Deep Product Quantization, supervised by labels in full, in part, or not at all.
 
     A network maps a sample to M distributions p_m over K codewords each. The soft representation averages the
     codewords of each part by p_m, the hard one takes the most probable; both are trained to classify the sample, and
@@ -47,6 +47,12 @@ class DPQTransformer(BaseDPQ):
     joint_central_weight : float, default=0.5
         Weight of the Joint Central Loss (equation 5): half squared distances to the class center, summed over the
         M * D dimensions, of soft and of hard.
+    supervision : float, default=1.0
+        Share of the labels in what is learned, 0 to 1: it multiplies the three terms above, and ``1 - supervision`` is
+        the weight of the term "preservation", which is the Joint Central Loss with a fixed projection of each sample's
+        own features, to their principal components, in the place of the class center. Below 1, at 0.2 say, codes keep
+        more of what tells classes apart that are not in the training data; 0 needs no labels, and is what is done
+        without. With a backbone, features are the units that it gives before training.
     gini_batch_weight : float, default=1.0
         Weight of GiniBatch (equation 6), a mean over the parts.
     gini_sample_weight : float, default=0.02
@@ -91,14 +97,15 @@ class DPQTransformer(BaseDPQ):
     codebooks_ : ndarray of shape (M, K, D), float32
         Codewords that `decode` reads, normalised with ``intra_norm=True``.
     classes_ : ndarray of shape (n_classes,)
-        Class labels.
+        Class labels; none where none supervised.
     class_centers_ : ndarray of shape (n_classes, M * D), float32
         Centers o_i of the Joint Central Loss.
     n_iter_ : int
         Epochs that were run.
     loss_curve_ : dict of str to list of float
         Mean over each epoch of the objective ("loss") and of its terms "softmax_soft", "softmax_hard",
-        "joint_central", "gini_batch" and "gini_sample" (before their weights).
+        "joint_central", "preservation", "gini_batch" and "gini_sample" (before their weights; 0 for those that
+        `supervision` leaves out).
     validation_scores_ : list of float or None
         Validation accuracy after each epoch with validation data.
     compression_ratio_ : float
@@ -111,6 +118,8 @@ class DPQTransformer(BaseDPQ):
         Trained copy of the backbone, on the CPU.
     mean_, scale_ : ndarray of shape (n_features,) or None
         Mean and standard deviation by which features are standardised; None with a backbone.
+    projection_, projection_bias_ : ndarray of shape (n_units, M * D), (M * D,) or None
+        What projects standardised features, or units of the backbone, with `supervision` below 1.
     var_, n_samples_seen_ : ndarray of shape (n_features,), int
         From which `partial_fit` refines them; None with a backbone.
     optimizer_state_ : dict or None

@@ -11,8 +11,10 @@ from sklearn.metrics import accuracy_score
 from sklearn.model_selection import train_test_split
 
 from skdpq import DPQClassifier, DPQTransformer
-from skdpq.training import TERMS, Schedule
+from skdpq.losses import SUPERVISED, TERMS
+from skdpq.training import Schedule
 
+WEIGHTED = [name for name in TERMS if name != "preservation"]
 SMALL = {"M": 2, "K": 8, "hidden_layer_sizes": (16,), "random_state": 0}
 
 
@@ -49,20 +51,21 @@ def test_training_stops_early_on_a_plateau_and_not_before():
 
 def test_loss_curve_names_every_term_of_the_objective():
     X, y = make_blobs(60, centers=3, random_state=0)
-    weights = {f"{name}_weight": 0.1 * (i + 1) for i, name in enumerate(TERMS)}
-    dpq = DPQTransformer(**SMALL, max_iter=7, **weights).fit(X, y)
+    weights = {f"{name}_weight": 0.1 * (i + 1) for i, name in enumerate(WEIGHTED)}
+    dpq = DPQTransformer(**SMALL, max_iter=7, supervision=0.7, **weights).fit(X, y)
     assert set(dpq.loss_curve_) == {"loss", *TERMS}
     assert all(len(values) == dpq.n_iter_ == 7 for values in dpq.loss_curve_.values())
-    weighted = sum(weights[f"{name}_weight"] * np.array(dpq.loss_curve_[name]) for name in TERMS)
-    assert_allclose(dpq.loss_curve_["loss"], weighted)
+    factors = dict.fromkeys(SUPERVISED, 0.7) | {"gini_batch": 1, "gini_sample": 1}
+    weighted = sum(factors[name] * weights[f"{name}_weight"] * np.array(dpq.loss_curve_[name]) for name in WEIGHTED)
+    assert_allclose(dpq.loss_curve_["loss"], weighted + 0.3 * np.array(dpq.loss_curve_["preservation"]))
     assert dpq.loss_curve_["loss"][-1] < dpq.loss_curve_["loss"][0]
 
 
 @pytest.mark.parametrize("name", TERMS)
 def test_each_term_alone_is_lowered_by_training(name):
     X, y = make_blobs(120, centers=3, random_state=0)
-    weights = {f"{other}_weight": float(other == name) for other in TERMS}
-    dpq = DPQTransformer(**SMALL, max_iter=40, **weights).fit(X, y)
+    weights = {f"{other}_weight": float(other == name) for other in WEIGHTED}
+    dpq = DPQTransformer(**SMALL, max_iter=40, supervision=float(name != "preservation"), **weights).fit(X, y)
     assert dpq.loss_curve_["loss"] == dpq.loss_curve_[name]
     least = {"gini_batch": 1 / 8, "gini_sample": -1.0}.get(name, 0.0)
     assert dpq.loss_curve_[name][-1] - least < 0.9 * (dpq.loss_curve_[name][0] - least)

@@ -1,0 +1,231 @@
+"""What keeps codes useful beyond the classes of the training data: projections of the samples' own features."""
+
+import joblib
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.testing import assert_allclose, assert_array_equal
+from sklearn.base import clone
+from sklearn.datasets import load_digits
+from sklearn.decomposition import PCA
+from sklearn.frozen import FrozenEstimator
+from sklearn.preprocessing import StandardScaler
+
+from skdpq import DPQClassifier, DPQNeighbors, DPQTransformer
+from skdpq.projection import Projection, learn_projection
+
+SMALL = {"M": 2, "K": 8, "D": 3, "hidden_layer_sizes": (16,), "random_state": 0, "max_iter": 3}
+
+
+def blocks(X, weight, size=7):
+    for start in range(0, len(X), size):
+        yield torch.from_numpy(X[start : start + size]), weight[start : start + size]
+
+
+@given(st.integers(1, 9), st.integers(1, 3), st.integers(1, 4), st.integers(0, 2**31 - 1))
+def test_projections_are_principal_components_of_mean_squared_norm_one_a_part(n_features, M, D, seed):
+    rng = np.random.default_rng(seed)
+    X = rng.normal(size=(40, n_features)) * rng.uniform(0.5, 2, n_features) + rng.normal(size=n_features)
+    repeats = rng.integers(1, 4, 40)
+    projection, bias = learn_projection(blocks(X, repeats / 5), M, D)
+    X = np.repeat(X, repeats, axis=0)  # which is what weights mean
+    target = X @ projection + bias
+    assert_allclose(target.mean(0), 0, atol=1e-10)
+    assert_allclose(np.square(target).sum(1).mean() / M, 1)
+    n_components = min(n_features, M * D)
+    used = target[:, np.abs(projection).any(0)]
+    assert used.shape[1] == n_components
+    components = PCA(n_components).fit_transform(X)
+    scale = np.sqrt(np.square(components).sum() / np.square(used).sum())
+    assert_allclose(np.abs(components.T @ used) * scale / len(X), expected_match(components, used), atol=1e-8)
+
+
+def expected_match(components, used):
+    """Return what the products are if each column of one is, up to its sign, a column of the other."""
+    variances = np.square(components).mean(0)
+    match = np.abs(np.corrcoef(components.T, used.T)[: len(variances), len(variances) :]).round()
+    assert_array_equal(match.sum(0), 1)
+    assert_array_equal(match.sum(1), 1)
+    return variances[:, None] * match
+
+
+def test_the_parts_of_a_projection_have_about_equal_shares():
+    X, _ = load_digits(return_X_y=True)
+    projection, bias = learn_projection(blocks(X, np.ones(len(X)), 500), 4, 5)
+    target = (X @ projection + bias).reshape(len(X), 4, 5)
+    logs = np.log(np.square(target).mean(0)).sum(1)
+    assert np.ptp(logs) < 0.5  # of parts of 5 consecutive components: 6.5
+
+
+def test_features_that_do_not_vary_are_projected_to_zero():
+    projection, bias = learn_projection(blocks(np.full((9, 4), 3.0), np.ones(9)), 2, 3)
+    assert np.isfinite(projection).all()
+    assert_allclose(np.full(4, 3.0) @ projection + bias, 0, atol=1e-12)
+
+
+@pytest.fixture(scope="module")
+def split():
+    """Digits 0 to 6, from which the codes are learned, and 7 to 9, which are searched for."""
+    X, y = load_digits(return_X_y=True)
+    return X[y < 7], y[y < 7], X[y >= 7], y[y >= 7]
+
+
+def retrieval(quantizer, X, y):
+    """Return the mAP of half of the samples among the other half."""
+    neighbors = DPQNeighbors(quantizer=FrozenEstimator(quantizer)).fit(X[::2], y[::2])
+    return neighbors.score(X[1::2], y[1::2])
+
+
+def test_less_supervision_keeps_more_of_classes_that_are_not_in_the_training_data(split):
+    X, y, X_other, y_other = split
+    seen, unseen = {}, {}
+    for supervision in (1.0, 0.2):
+        clf = DPQClassifier(M=8, K=32, supervision=supervision, random_state=0).fit(X[::2], y[::2])
+        assert clf.score(X[1::2], y[1::2]) > 0.95
+        seen[supervision] = retrieval(clf, X, y)
+        unseen[supervision] = retrieval(clf.set_params(intra_norm=True), X_other, y_other)
+    assert unseen[0.2] > unseen[1.0] + 0.1
+    assert seen[1.0] > seen[0.2] + 0.1
+
+
+def test_codes_without_labels_keep_neighbourhoods():
+    X, y = load_digits(return_X_y=True)
+    Z = StandardScaler().fit_transform(X)
+    nearest = np.argsort(np.linalg.norm(Z[:200, None] - Z[None], axis=2))[:, 1:11]
+    recall = []
+    for labels in (None, y):
+        dpq = DPQTransformer(M=8, K=32, random_state=0).fit(X, labels)
+        neighbors = DPQNeighbors(quantizer=FrozenEstimator(dpq)).fit(X)
+        found = neighbors.kneighbors(X[:200], 21, return_distance=False)
+        recall.append(np.mean([len(np.intersect1d(a, b)) / 10 for a, b in zip(nearest, found, strict=True)]))
+    assert recall[0] > 0.6
+    assert recall[0] > recall[1] + 0.15
+
+
+def test_no_supervision_is_the_same_as_no_labels(split):
+    X, y, *_ = split
+    without = DPQTransformer(**SMALL).fit(X)
+    zero = DPQTransformer(**SMALL, supervision=0).fit(X, y)
+    assert joblib.hash(without.parameters_) == joblib.hash(zero.parameters_)
+    for dpq in (without, zero):
+        assert dpq.classes_.shape == (0,)
+        assert dpq.class_centers_.shape == (0, 6)
+        assert "classifier.weight" not in dpq.parameters_
+        assert dpq.loss_curve_["softmax_soft"] == dpq.loss_curve_["joint_central"] == [0, 0, 0]
+
+
+def test_full_supervision_preserves_nothing(split):
+    X, y, *_ = split
+    dpq = DPQTransformer(**SMALL).fit(X, y)
+    assert dpq.projection_ is dpq.projection_bias_ is None
+    assert dpq.loss_curve_["preservation"] == [0, 0, 0]
+    fitted_before = DPQTransformer(**SMALL).fit(X).fit(X, y)
+    assert joblib.hash(fitted_before.parameters_) == joblib.hash(dpq.parameters_)
+    assert fitted_before.projection_ is None
+
+
+def test_samples_of_weight_zero_have_no_share_in_the_projection(split):
+    X, _, X_other, _ = split
+    weight = np.r_[np.ones(len(X)), np.zeros(len(X_other))]
+    padded = DPQTransformer(**SMALL).fit(np.r_[X, X_other], sample_weight=weight)
+    assert_allclose(padded.projection_, DPQTransformer(**SMALL).fit(X).projection_, rtol=1e-6, atol=1e-9)
+
+
+def test_partial_fit_without_labels_keeps_the_projection_of_the_first_call(split):
+    X, y, *_ = split
+    dpq = DPQTransformer(**SMALL).partial_fit(X[:300])
+    projection = dpq.projection_
+    curve = [dpq.partial_fit(X).loss_curve_["preservation"][-1] for _ in range(10)]
+    assert curve[-1] < 0.9 * curve[0]
+    assert dpq.projection_ is projection
+    assert dpq.classes_.shape == (0,)
+    for other in (dpq, DPQTransformer(**SMALL, warm_start=True).fit(X)):
+        before = joblib.hash(vars(other))
+        fit = other.partial_fit if other is dpq else other.fit
+        with pytest.raises(ValueError, match=r"Expected y to hold labels of \[\]|only go on with the same classes"):
+            fit(X, y)
+        assert joblib.hash(vars(other)) == before
+    labelled = DPQTransformer(**SMALL).partial_fit(X, y)
+    with pytest.raises(ValueError, match=r"Expected the classes of the first call, \[0 1 2 3 4 5 6\], got \[\]"):
+        labelled.partial_fit(X)
+
+
+def test_a_warm_start_may_change_the_supervision(split):
+    X, y, *_ = split
+    dpq = DPQTransformer(**SMALL, warm_start=True).fit(X, y)
+    dpq.set_params(supervision=0.5).fit(X, y)
+    projection = dpq.projection_
+    assert projection is not None
+    dpq.set_params(supervision=1.0).fit(X, y).set_params(supervision=0.2).fit(X, y)
+    assert dpq.projection_ is projection
+    preserving = np.array(dpq.loss_curve_["preservation"]) > 0
+    assert_array_equal(preserving, np.repeat([False, True, False, True], 3))
+
+
+def test_units_of_a_backbone_are_preserved_as_they_were_before_training(split):
+    X, y, *_ = split
+    X = X.astype(np.float32)
+    torch.manual_seed(0)
+    backbone = torch.nn.Sequential(torch.nn.Linear(64, 10), torch.nn.BatchNorm1d(10), torch.nn.ReLU())
+    with torch.no_grad():
+        units = backbone.eval()(torch.from_numpy(X)).numpy()
+    params = SMALL | {"learning_rate": 0.01, "max_iter": 30}
+    dpq = DPQTransformer(**params, backbone=backbone.train(), supervision=0.3).fit(X, y)
+    projection, bias = learn_projection(blocks(units, np.ones(len(X))), 2, 3)
+    assert_allclose(dpq.projection_, projection, atol=1e-4)
+    target = units @ projection + bias
+    with torch.no_grad():
+        trained = dpq.backbone_(torch.from_numpy(X)).numpy()
+    assert np.abs(trained - units).mean() > 0.1
+    error = np.square(dpq.soft(X) - target).sum(1).mean()
+    assert error < 0.7 * np.square(target).sum(1).mean()
+    assert np.square(dpq.soft(X) - (trained @ projection + bias)).sum(1).mean() > error
+
+
+def test_the_target_has_no_gradient():
+    backbone = torch.nn.Linear(4, 3)
+    target = Projection(torch.ones(3, 2), torch.zeros(2), backbone)(torch.ones(5, 4))
+    assert not target.requires_grad
+
+
+@pytest.mark.parametrize(
+    ("params", "fit_params", "match"),
+    [
+        ({"early_stopping": True}, {}, "Validation scores .* got y=None"),
+        ({"early_stopping": True, "supervision": 0}, {"y": True}, "Validation scores .* got supervision=0"),
+        ({}, {"X_val": True}, "Validation scores .* got y=None"),
+        ({"supervision": -0.1}, {}, "supervision"),
+        ({"supervision": 1.1}, {}, "supervision"),
+        ({"supervision": "half"}, {}, "supervision"),
+    ],
+)
+def test_what_needs_labels_says_so(split, params, fit_params, match):
+    X, y, *_ = split
+    dpq = DPQTransformer(**SMALL, **params)
+    given = {"y": y} if "y" in fit_params else {}
+    given |= {"X_val": X, "y_val": y} if "X_val" in fit_params else {}
+    with pytest.raises(ValueError, match=match):
+        dpq.fit(X, **given)
+    assert not hasattr(dpq, "parameters_")
+
+
+def test_a_classifier_needs_labels_and_supervision(split):
+    X, y, *_ = split
+    with pytest.raises(ValueError, match="requires y to be passed"):
+        DPQClassifier(**SMALL).fit(X, None)
+    with pytest.raises(ValueError, match=r"'supervision' parameter .* in the range \(0.0, 1.0\]"):
+        DPQClassifier(**SMALL, supervision=0).fit(X, y)
+
+
+def test_one_sample_is_too_few():
+    for method in ("fit", "partial_fit"):
+        with pytest.raises(ValueError, match="minimum of 2 is required"):
+            getattr(DPQTransformer(**SMALL), method)(np.ones((1, 3)))
+
+
+def test_neighbors_take_a_transformer_without_labels(split):
+    X, *_ = split
+    neighbors = DPQNeighbors(quantizer=DPQTransformer(**SMALL)).fit(X)
+    assert_array_equal(neighbors.codes_, clone(neighbors.quantizer).fit(X).encode(X))
