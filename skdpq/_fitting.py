@@ -16,6 +16,7 @@ from sklearn.utils.validation import _check_sample_weight, check_consistent_leng
 
 from ._batches import IN_MEMORY, InMemory, Streamed
 from ._environment import check_device, seeded_globally
+from ._progress import Watch
 from .losses import SUPERVISED
 from .network import DPQNetwork
 from .projection import Projection, learn_projection
@@ -60,7 +61,7 @@ class FittingMixin(CallbackSupportMixin):
         batches = self._batches(X, y, weight, network, device)
         n_epochs = self._n_epochs(len(batches))
         context = self._init_callback_context(max_subtasks=n_epochs)
-        watch = _Watch(self, network, context, X, classes[y] if len(classes) else None, sample_weight)
+        watch = Watch(self, network, context, X, classes[y] if len(classes) else None, sample_weight)
         seeded = seeded_globally(generator, device, enabled=self.backbone is not None or self.augment is not None)
         with watch, seeded, self._step(network, batches, generator, projection) as step:
             curve, scores = train(
@@ -354,43 +355,9 @@ class FittingMixin(CallbackSupportMixin):
         """Keep what was learned, as arrays on the CPU."""
         network.to("cpu")  # also the backbone, which is a module of the network
         self.backbone_ = network.backbone
-        self.parameters_ = _parameters(network)
+        self.parameters_ = network.arrays()
         self.optimizer_state_ = optimizer_state
         self.compression_ratio_ = compression_ratio(math.prod(self.input_shape_), self.M, self.K)
-
-
-class _Watch:
-    """Tells scikit-learn's callbacks of the fit and of its epochs."""
-
-    def __init__(self, estimator, network, context, X, y, sample_weight):
-        self.estimator, self.network, self.context = estimator, network, context
-        metadata = None if sample_weight is None else {"sample_weight": sample_weight}
-        self.data = {"estimator": estimator, "X": X, "y": y, "metadata": metadata}
-
-    def __enter__(self):
-        self.context.call_on_fit_task_begin(**self.data)
-        return self
-
-    def __exit__(self, exception_type, *_):
-        if exception_type is None:
-            self.context.call_on_fit_task_end(**self.data, reconstruction_attributes=self._fitted)
-
-    def begin_epoch(self):
-        self.epoch = self.context.subcontext(task_name="epoch")
-        self.epoch.call_on_fit_task_begin(**self.data)
-
-    def end_epoch(self):
-        """Return whether a callback wants to stop."""
-        return self.epoch.call_on_fit_task_end(**self.data, reconstruction_attributes=self._fitted)
-
-    def _fitted(self):
-        """Return what an estimator would hold if training had ended here."""
-        network = copy.deepcopy(self.network).to("cpu").eval()
-        return {"parameters_": _parameters(network), "backbone_": network.backbone}
-
-
-def _parameters(network):
-    return {name: tensor.numpy() for name, tensor in network.state_dict().items() if not name.startswith("backbone.")}
 
 
 def _extended(curve, more):

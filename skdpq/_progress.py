@@ -1,4 +1,6 @@
-"""Lines that tell how far the encoding of many samples is."""
+"""What tells how far a fit or an encoding is."""
+
+import copy
 
 from sklearn.utils import gen_batches
 
@@ -27,3 +29,32 @@ def announced(n_samples, verbose):
     for rows in gen_batches(n_samples, _FEWEST * -(-n_samples // (_FEWEST * _MOST))):
         yield rows
         print(f"Encoded {rows.stop:,} of {n_samples:,} samples")
+
+
+class Watch:
+    """Tells scikit-learn's callbacks of the fit and of its epochs."""
+
+    def __init__(self, estimator, network, context, X, y, sample_weight):
+        self.estimator, self.network, self.context = estimator, network, context
+        self.data = {"estimator": estimator, "X": X, "y": y, "metadata": {"sample_weight": sample_weight}}
+
+    def __enter__(self):
+        self.context.call_on_fit_task_begin(**self.data)
+        return self
+
+    def __exit__(self, exception_type, *_):
+        if exception_type is None:
+            self.context.call_on_fit_task_end(**self.data, reconstruction_attributes=self._fitted)
+
+    def begin_epoch(self):
+        self.epoch = self.context.subcontext(task_name="epoch")
+        self.epoch.call_on_fit_task_begin(**self.data)
+
+    def end_epoch(self):
+        """Return whether a callback wants to stop."""
+        return self.epoch.call_on_fit_task_end(**self.data, reconstruction_attributes=self._fitted)
+
+    def _fitted(self):
+        """Return what an estimator would hold if training had ended here."""
+        network = copy.deepcopy(self.network).to("cpu").eval()
+        return {"parameters_": network.arrays(), "backbone_": network.backbone}

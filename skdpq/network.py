@@ -139,6 +139,10 @@ class DPQNetwork(nn.Module):
         self.codebooks.normal_(0.0, self.codebooks.shape[2] ** -0.5, generator=generator)
         self.class_centers.zero_()
 
+    def arrays(self):
+        """Return all parameters but the backbone's, by their names, as arrays that share their memory."""
+        return {name: tensor.numpy() for name, tensor in self.state_dict().items() if not name.startswith("backbone.")}
+
     def distributions(self, x, generator=None):
         """Compute p_m, the distribution of every part over its codewords.
 

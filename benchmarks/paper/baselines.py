@@ -181,10 +181,10 @@ def entropy(p):
     return -(p * (p + 1e-12).log()).sum(-1) / np.log(p.shape[-1])
 
 
-def lsq(X_train, X_test, M, n_bits, *, n_train=20_000, seed=0):
-    """Return training and test samples as LSQ (Martinez et al., 2018) of faiss decodes them."""
+def lsq(X_train, samples, M, n_bits, *, n_train=20_000, seed=0):
+    """Return what LSQ (Martinez et al., 2018) of faiss decodes, for each array of samples."""
     quantizer = faiss.LocalSearchQuantizer(X_train.shape[1], M, n_bits)
     quantizer.random_seed = seed
     rng = np.random.default_rng(seed)
     quantizer.train(np.ascontiguousarray(X_train[rng.permutation(len(X_train))[:n_train]]))
-    return [quantizer.decode(quantizer.compute_codes(np.ascontiguousarray(X))) for X in (X_train, X_test)]
+    return [quantizer.decode(quantizer.compute_codes(np.ascontiguousarray(X))) for X in samples]

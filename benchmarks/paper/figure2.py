@@ -1,12 +1,13 @@
-"""Figure 2, in-domain: mAP against the weight of the Joint Central Loss; and what each other term is worth.
+"""Figure 2: mAP against the weight of the Joint Central Loss, in and across domains; what each other term is worth.
 
     python benchmarks/paper/figure2.py --data cifar10.zip --cache cache --seeds 3
     python benchmarks/paper/figure2.py --data cifar10.zip --cache cache --validation
 
-DPQ of 24 bits (M=4, K=64) on the 500 units of the base networks of table1.py. Rows of the ablation set one weight to
-zero, or keep the gradient of hard from p, which the straight-through estimator sends there. Perplexity is the mean over
-the parts of how many codewords are in use (the exponential of the entropy); the gap is the squared distance of soft
-and hard relative to the squared norm of hard.
+DPQ of 24 bits (M=4, K=64) on the 500 units of the base networks of table1.py, and for retrieval across domains of those
+of table2.py, that have seen seven classes. Rows of the ablation set one weight to zero, or keep the gradient of hard
+from p, which the straight-through estimator sends there. Perplexity is the mean over the parts of how many codewords
+are in use (the exponential of the entropy); the gap is the squared distance of soft and hard relative to the squared
+norm of hard.
 """
 
 from contextlib import contextmanager
@@ -15,8 +16,8 @@ from unittest import mock
 
 import numpy as np
 import torch
-from images import base_network, units
-from protocols import begin, evaluate
+from images import N_EPOCHS_UNSEEN, UNSEEN, base_network, load_split, units, without
+from protocols import evaluate, evaluate_on, load_results, make_parser
 
 from skdpq import DPQClassifier
 from skdpq.network import SoftAndHard
@@ -48,8 +49,8 @@ def no_straight_through():
 
     HardIsConstant.backward = staticmethod(backward)
 
-    def autograd(network, loss_weights, label_smoothing, weight_decay, batch_size, generator):
-        return AutogradStep(network, loss_weights, label_smoothing, weight_decay, generator)
+    def autograd(network, loss_weights, label_smoothing, weight_decay, batch_size, generator, projection):
+        return AutogradStep(network, loss_weights, label_smoothing, weight_decay, generator, projection)
 
     with (
         mock.patch("skdpq.network.SoftAndHard", HardIsConstant),
@@ -82,17 +83,33 @@ def measure_without_straight_through(train, test, params):
         return measure(train, test, params)
 
 
+def measure_across(source, seen, unseen, params):
+    """Return the results of DPQ on classes that it was trained on, and on others."""
+    clf = DPQClassifier(M, K, **params).fit(*source)
+    scores = {"seen": evaluate_on(clf, *seen), "unseen": evaluate_on(clf, *unseen)}
+    return {f"{domain} {name}": value for domain, row in scores.items() for name, value in row.items()}
+
+
 def main():
     """Compute what is missing for all seeds."""
-    options, train, test, results = begin(__doc__, "figure2")
+    options = make_parser(__doc__).parse_args()
+    train, test = load_split(options.data, options.validation)
+    results = load_results("figure2", options)
     for seed in range(options.seeds):
         network, _ = base_network(train, options.cache, seed, test if options.validation else None)
         sides = [(units(network, X), y) for X, y in (train, test)]
         rows = {f"central {weight}": {"joint_central_weight": weight} for weight in CENTRAL_WEIGHTS} | ABLATIONS
         for name, params in rows.items():
             results.get(f"{name} seed={seed}", partial(measure, *sides, params | {"random_state": seed}))
-        without = partial(measure_without_straight_through, *sides, {"random_state": seed})
-        results.get(f"without straight-through gradient seed={seed}", without)
+        constant = partial(measure_without_straight_through, *sides, {"random_state": seed})
+        results.get(f"without straight-through gradient seed={seed}", constant)
+        for classes in UNSEEN:
+            source, _ = without(train, classes)
+            network, _ = base_network(source, options.cache, seed, n_epochs=N_EPOCHS_UNSEEN)
+            sides = [(units(network, X), y) for X, y in (source, *without(test, classes))]
+            for weight in CENTRAL_WEIGHTS:
+                params = {"joint_central_weight": weight, "random_state": seed}
+                results.get(f"unseen {classes} central {weight} seed={seed}", partial(measure_across, *sides, params))
 
 
 if __name__ == "__main__":

@@ -18,6 +18,8 @@ from skdpq import DPQClassifier
 U = 500
 SHIFT = 4  # pixels
 N_EPOCHS, BATCH = 100, 250  # of the base network
+UNSEEN = ((0, 1, 2), (3, 4, 5), (6, 7, 8))  # classes that are left out in training, to be searched for
+N_EPOCHS_UNSEEN = 30
 # DPQ and SUBIC first learn their own layers, and then train the base network on with them. On validation data a rate of
 # 1e-4 or more undid some of what the base network had learned.
 OWN = {"max_iter": 6, "learning_rate": 3e-3}
@@ -35,17 +37,19 @@ def load_images(path):
     path = Path(path)
     root = zipfile.Path(path) if path.suffix == ".zip" else path
     rng = np.random.default_rng(0)
-    arrays = []
-    for part in ("train", "test"):
-        classes = sorted(folder.name for folder in (root / part).iterdir())
-        images, labels = [], []
-        for label, name in enumerate(classes):
-            for file in sorted((root / part / name).iterdir(), key=lambda file: file.name):
-                images.append(np.asarray(Image.open(io.BytesIO(file.read_bytes())).convert("RGB")))
-                labels.append(label)
-        order = rng.permutation(len(images))
-        arrays += [np.stack(images).transpose(0, 3, 1, 2)[order], np.array(labels)[order]]
-    return arrays
+    return *load_folder(root / "train", rng), *load_folder(root / "test", rng)
+
+
+def load_folder(folder, rng, size=None):
+    """Return the images of `<class>/*`, resized to `size` (width, height) if given, and their labels, shuffled."""
+    images, labels = [], []
+    for label, name in enumerate(sorted(child.name for child in folder.iterdir())):
+        for file in sorted((folder / name).iterdir(), key=lambda file: file.name):
+            image = Image.open(io.BytesIO(file.read_bytes())).convert("RGB")
+            images.append(np.asarray(image if size is None else image.resize(size)))
+            labels.append(label)
+    order = rng.permutation(len(images))
+    return np.stack(images).transpose(0, 3, 1, 2)[order], np.array(labels)[order]
 
 
 def load_split(path, validation):
@@ -181,6 +185,13 @@ def base_network(train, cache, seed, validation=None, n_epochs=N_EPOCHS):
         path.parent.mkdir(parents=True, exist_ok=True)
         torch.save(train_base(*train, seed=seed, validation=validation, n_epochs=n_epochs), path)
     return torch.load(path, weights_only=False)
+
+
+def without(data, classes):
+    """Return data without some classes, the others counted anew, and the data of these classes."""
+    X, y = data
+    kept = ~np.isin(y, classes)
+    return (X[kept], np.unique(y[kept], return_inverse=True)[1]), (X[~kept], y[~kept])
 
 
 def fit_dpq(network, X, y, M, K, seed, **params):

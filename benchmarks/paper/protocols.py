@@ -11,14 +11,13 @@ import faiss
 import numpy as np
 import sklearn
 import torch
-from images import load_split
 from sklearn.frozen import FrozenEstimator
 
 import skdpq
-from skdpq import DPQNeighbors
-from skdpq.metrics import mean_average_precision
+from skdpq import DPQNeighbors, metrics
 
 RESULTS = Path(__file__).parent / "results"
+METRICS = {"": "mean_average_precision", ", 21 points": "interpolated_mean_average_precision"}
 PROTOCOLS = {
     "a": "a tenth of the test items of each class query the others",
     "b": "all test items query the test items",
@@ -71,28 +70,67 @@ def evaluate_decoded(soft, hard, y_train, y_test):
     return scores
 
 
+def evaluate_on(quantizer, X, y):
+    """Return plain and interpolated mAP of a fitted quantizer on one set, of which some query the others."""
+    queries, rest = divide(len(X))
+    scores = {}
+    for intra_norm in (False, True) if hasattr(quantizer, "intra_norm") else (None,):
+        if intra_norm is not None:
+            quantizer.set_params(intra_norm=intra_norm)
+        neighbors = DPQNeighbors(quantizer=FrozenEstimator(quantizer), n_jobs=-1).fit(X[rest], y[rest])
+        for search in ("symmetric", "asymmetric"):
+            neighbors.set_params(search=search)
+            for suffix, metric in METRICS.items():
+                name = f"{search}{' IntraNorm' if intra_norm else ''}{suffix}"
+                scores[name] = metrics.score_neighbors(neighbors, X[queries], y[queries], metric)
+    return scores
+
+
+def evaluate_vectors_on(soft, hard, y):
+    """Return the same of vectors."""
+    queries, rest = divide(len(y))
+    scores = {}
+    for search, vectors in (("symmetric", hard), ("asymmetric", soft)):
+        distances = squared_distances(vectors[queries], hard[rest])
+        for suffix, metric in METRICS.items():
+            scores[f"{search}{suffix}"] = getattr(metrics, metric)(y[queries], y[rest], distances)
+    return scores
+
+
+def divide(n, n_queries=1000):
+    """Return which of n items are queries, and which are the database."""
+    order = np.random.default_rng(0).permutation(n)
+    return order[:n_queries], order[n_queries:]
+
+
+def squared_distances(queries, items):
+    """Return squared distances, less what is the same for all items; those of equal items are equal."""
+    return np.square(items).sum(1) - 2 * (queries @ items.T)
+
+
 def map_of_vectors(queries, y, items, labels):
     """Return the mAP of ranking vectors by their Euclidean distances, some queries at a time."""
-    norms = np.square(items).sum(1)
     total = 0.0
     for start in range(0, len(queries), 500):
         block = slice(start, start + 500)
-        # What is added for a query does not change its ranking; equal vectors stay equal, so ties do.
-        distances = norms - 2 * (queries[block] @ items.T)
-        total += mean_average_precision(y[block], labels, distances) * len(y[block])
+        distances = squared_distances(queries[block], items)
+        total += metrics.mean_average_precision(y[block], labels, distances) * len(y[block])
     return total / len(queries)
 
 
-def begin(description, name):
-    """Return the command line's options, training and test images with their labels, and the results so far."""
+def make_parser(description):
+    """Return a parser of the options that all experiments have."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", required=True, help="images, in a folder or a zip file")
-    parser.add_argument("--cache", required=True, help="a folder for trained base networks")
+    parser.add_argument("--data", help="images, in a folder or a zip file")
+    parser.add_argument("--cache", default="cache", help="a folder for trained base networks")
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--validation", action="store_true", help="do not look at the test images")
-    options = parser.parse_args()
-    results = Results(RESULTS / f"{name}{'-validation' * options.validation}.json")
-    return options, *load_split(options.data, options.validation), results
+    return parser
+
+
+def load_results(name, options):
+    """Return the results of an experiment so far."""
+    return Results(RESULTS / f"{name}{'-validation' * options.validation}.json")
 
 
 class Results:

@@ -14,8 +14,8 @@ from functools import partial
 
 import numpy as np
 from baselines import ITQ, SUBIC, LabelCodes, lsq
-from images import JOINT, OWN, accuracy, augment, base_network, fit_dpq, units
-from protocols import begin, evaluate, evaluate_decoded
+from images import JOINT, OWN, accuracy, augment, base_network, fit_dpq, load_split, units
+from protocols import evaluate, evaluate_decoded, load_results, make_parser
 
 from skdpq import ProductQuantizer
 
@@ -48,7 +48,7 @@ def quantized(quantizer, train, test):
 
 def decoded(train, test, M, seed):
     """Return the results of LSQ on units."""
-    return evaluate_decoded(test[0], lsq(train[0], test[0], M, N_BITS, seed=seed), train[1], test[1])
+    return evaluate_decoded(test[0], lsq(train[0], [train[0], test[0]], M, N_BITS, seed=seed), train[1], test[1])
 
 
 def run(results, train, test, cache, seed, validation):
@@ -74,7 +74,9 @@ def run(results, train, test, cache, seed, validation):
 
 def main():
     """Compute what is missing for all seeds."""
-    options, train, test, results = begin(__doc__, "table1")
+    options = make_parser(__doc__).parse_args()
+    train, test = load_split(options.data, options.validation)
+    results = load_results("table1", options)
     for seed in range(options.seeds):
         run(results, train, test, options.cache, seed, options.validation)
 

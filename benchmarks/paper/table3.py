@@ -12,8 +12,8 @@ from functools import partial
 
 import torch
 from baselines import SUBIC
-from images import JOINT, OWN, augment, base_network, fit_dpq, units
-from protocols import begin
+from images import JOINT, OWN, augment, base_network, fit_dpq, load_split, units
+from protocols import load_results, make_parser
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import top_k_accuracy_score
 
@@ -58,7 +58,9 @@ def uncompressed(classifier, F, y):
 
 def main():
     """Compute what is missing for all seeds."""
-    options, train, test, results = begin(__doc__, "table3")
+    options = make_parser(__doc__).parse_args()
+    train, test = load_split(options.data, options.validation)
+    results = load_results("table3", options)
     for seed in range(options.seeds):
         network, classifier = base_network(train, options.cache, seed, test if options.validation else None)
         train_units, test_units = ((units(network, X), y) for X, y in (train, test))

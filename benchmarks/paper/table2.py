@@ -1,0 +1,121 @@
+"""Table 2: retrieval across domains, by codes of 64 bits that were learned from other classes.
+
+    python benchmarks/paper/table2.py --data cifar10.zip --cache cache
+    python benchmarks/paper/table2.py --data cifar10.zip --cache cache --target caltech101
+    python benchmarks/paper/table2.py --features imagenet.npz voc2007.npz caltech101.npz
+
+The first leaves three of the ten classes out, of base network and codes, and searches for them; three times, for
+others. The second learns from all classes, and searches in the images `<class>/*` of another folder, resized. The third
+takes features in the place of a base network's, as the paper does (VGG-128): of the first file X_train, y_train, X_test
+and y_test, of the others X and y. 1,000 random items are queries, and the rest the database. DPQ and SUBIC have the
+paper's ImageNet architecture; DPQ is run at several weights of `supervision`.
+"""
+
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from baselines import SUBIC, lsq
+from images import N_EPOCHS_UNSEEN, UNSEEN, base_network, load_folder, load_split, units, without
+from protocols import evaluate_on, evaluate_vectors_on, load_results, make_parser
+from sklearn.preprocessing import StandardScaler
+
+from skdpq import DPQTransformer, ProductQuantizer
+
+M, K, N_BITS = 8, 256, 8
+TRUNK = {"hidden_layer_sizes": (2048,), "part_layer_sizes": ()}
+SUPERVISION = (1.0, 0.5, 0.2, 0.0)
+SUBIC_TRAINING = {"max_iter": 20, "learning_rate": 3e-3}
+
+
+def from_files(paths):
+    """Yield the experiment on features: its name, what is learned from, and what is searched."""
+    source, *others = (np.load(path) for path in paths)
+    targets = {Path(path).stem: (data["X"], data["y"]) for path, data in zip(paths[1:], others, strict=True)}
+    seen = {"seen": (source["X_test"], source["y_test"])}
+    yield Path(paths[0]).stem, (source["X_train"], source["y_train"]), seen | targets
+
+
+def from_folder(train, test, folder, cache, seed):
+    """Yield the experiment that searches in another folder."""
+    network, _ = base_network(train, cache, seed)
+    target = load_folder(Path(folder), np.random.default_rng(0), train[0].shape[:1:-1])
+    train, test, target = ((units(network, X), y) for X, y in (train, test, target))
+    yield "all classes", train, {"seen": test, Path(folder).name: target}
+
+
+def from_classes(train, test, cache, seed):
+    """Yield the experiments that search for classes that were left out."""
+    for classes in UNSEEN:
+        source, _ = without(train, classes)
+        network, _ = base_network(source, cache, seed, n_epochs=N_EPOCHS_UNSEEN)
+        source, seen, unseen = ((units(network, X), y) for X, y in (source, *without(test, classes)))
+        yield f"unseen {classes}", source, {"seen": seen, "unseen": unseen}
+
+
+def joined(rows):
+    """Return rows by the names of targets as one row."""
+    return {f"{target} {name}": value for target, row in rows.items() for name, value in row.items()}
+
+
+def quantized(quantizer, source, targets):
+    """Return the results of a quantizer."""
+    quantizer.fit(*source)
+    return joined({name: evaluate_on(quantizer, *data) for name, data in targets.items()})
+
+
+def subic(source, targets, seed):
+    """Return the results of SUBIC on standardised features."""
+    scaler = StandardScaler().fit(source[0])
+    source, *others = ((scaler.transform(X), y) for X, y in (source, *targets.values()))
+    quantizer = SUBIC(M, K, own=SUBIC_TRAINING, seed=seed, **TRUNK)
+    return quantized(quantizer, source, dict(zip(targets, others, strict=True)))
+
+
+def decoded(source, targets, seed):
+    """Return the results of LSQ."""
+    hard = lsq(source[0], [X for X, _ in targets.values()], M, N_BITS, seed=seed)
+    return joined({name: evaluate_vectors_on(X, h, y) for (name, (X, y)), h in zip(targets.items(), hard, strict=True)})
+
+
+def uncompressed(targets):
+    """Return the results of the features themselves."""
+    return joined({name: evaluate_vectors_on(X, X, y) for name, (X, y) in targets.items()})
+
+
+def main():
+    """Compute what is missing for all seeds."""
+    parser = make_parser(__doc__)
+    parser.add_argument("--target", help="search also in the images of this folder, <class>/*")
+    parser.add_argument("--features", nargs="+", help="files of features, in the place of images")
+    options = parser.parse_args()
+    results = load_results("table2", options)
+    for seed in range(options.seeds):
+        if options.features:
+            experiments = from_files(options.features)
+        else:
+            sides = load_split(options.data, options.validation)
+            if options.target:
+                experiments = from_folder(*sides, options.target, options.cache, seed)
+            else:
+                experiments = from_classes(*sides, options.cache, seed)
+        for experiment, source, targets in experiments:
+            quantizers = {
+                f"DPQ supervision={weight}": DPQTransformer(M, K, 64, supervision=weight, random_state=seed, **TRUNK)
+                for weight in SUPERVISION
+            } | {
+                "PQ": ProductQuantizer(M, K, random_state=seed),
+                "OPQ": ProductQuantizer(M, K, rotation="opq", random_state=seed),
+            }
+            computed = {
+                "uncompressed": partial(uncompressed, targets),
+                **{name: partial(quantized, quantizer, source, targets) for name, quantizer in quantizers.items()},
+                "SUBIC": partial(subic, source, targets, seed),
+                "LSQ": partial(decoded, source, targets, seed),
+            }
+            for name, compute in computed.items():
+                results.get(f"{experiment} {name} seed={seed}", compute)
+
+
+if __name__ == "__main__":
+    main()
