@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from sklearn.base import BaseEstimator
 from sklearn.linear_model import LogisticRegression
+from sklearn.preprocessing import StandardScaler
 from torch.nn.functional import cross_entropy
 
 from skdpq.network import DPQNetwork, concatenate_parts
@@ -72,7 +73,7 @@ class SUBIC(Codebooks):
 
     Entropies take the place of the Gini terms, and there is neither hard nor a center in training. First its own layers
     learn, and then, if there is a backbone, all do, as `own` and `joint` say: each a dict of `max_iter`, epochs, and
-    `learning_rate`, which falls to zero over the second half of them.
+    `learning_rate`, which falls to zero over the second half of them. Without a backbone, features are standardised.
     """
 
     def __init__(
@@ -112,7 +113,8 @@ class SUBIC(Codebooks):
         """Learn the network."""
         torch.manual_seed(self.seed)
         backbone = copy.deepcopy(self.backbone)
-        X, y = torch.from_numpy(X), torch.from_numpy(y)
+        self.scaler_ = StandardScaler().fit(X) if backbone is None else None
+        X, y = self._to_tensor(X), torch.from_numpy(y)
         self.network_ = network = DPQNetwork(
             X.shape[1] if backbone is None else backbone(X[:2]).shape[1],
             int(y.max()) + 1,
@@ -134,6 +136,9 @@ class SUBIC(Codebooks):
             self._train(X, y, **self.joint)
         network.eval()
         return self
+
+    def _to_tensor(self, X):
+        return torch.from_numpy(X if self.scaler_ is None else self.scaler_.transform(X))
 
     def _train(self, X, y, max_iter, learning_rate):
         network = self.network_
@@ -163,7 +168,7 @@ class SUBIC(Codebooks):
     @torch.inference_mode()
     def soft(self, X):
         """Return p, concatenated."""
-        blocks = [self.network_.distributions(x) for x in torch.from_numpy(X).split(1000)]
+        blocks = [self.network_.distributions(x) for x in self._to_tensor(X).split(1000)]
         return torch.cat([concatenate_parts(p) for p in blocks]).numpy()
 
     def encode(self, X):

@@ -2,12 +2,14 @@
 
     python benchmarks/paper/figure2.py --data cifar10.zip --cache cache --seeds 3
     python benchmarks/paper/figure2.py --data cifar10.zip --cache cache --validation
+    python benchmarks/paper/figure2.py --features imagenet.npz voc2007.npz caltech101.npz
 
 DPQ of 24 bits (M=4, K=64) on the 500 units of the base networks of table1.py, and for retrieval across domains of those
 of table2.py, that have seen seven classes. Rows of the ablation set one weight to zero, or keep the gradient of hard
 from p, which the straight-through estimator sends there. Perplexity is the mean over the parts of how many codewords
 are in use (the exponential of the entropy); the gap is the squared distance of soft and hard relative to the squared
-norm of hard.
+norm of hard. With features from files, as for table2.py, the architecture is the paper's for ImageNet, and there is no
+ablation.
 """
 
 from contextlib import contextmanager
@@ -16,8 +18,8 @@ from unittest import mock
 
 import numpy as np
 import torch
-from images import N_EPOCHS_UNSEEN, UNSEEN, base_network, load_split, units, without
-from protocols import evaluate, evaluate_on, load_results, make_parser
+from images import base_network, from_classes, load_split, units
+from protocols import add_features, evaluate, evaluate_on, from_files, joined, load_results, make_parser
 
 from skdpq import DPQClassifier
 from skdpq.network import SoftAndHard
@@ -83,33 +85,41 @@ def measure_without_straight_through(train, test, params):
         return measure(train, test, params)
 
 
-def measure_across(source, seen, unseen, params):
+def measure_across(source, targets, params):
     """Return the results of DPQ on classes that it was trained on, and on others."""
-    clf = DPQClassifier(M, K, **params).fit(*source)
-    scores = {"seen": evaluate_on(clf, *seen), "unseen": evaluate_on(clf, *unseen)}
-    return {f"{domain} {name}": value for domain, row in scores.items() for name, value in row.items()}
+    clf = DPQClassifier(**params).fit(*source)
+    return joined({name: evaluate_on(clf, *data) for name, data in targets.items()})
+
+
+def ablate(results, train, test, seed):
+    """Compute what is missing for one base network of all classes."""
+    rows = {f"central {weight}": {"joint_central_weight": weight} for weight in CENTRAL_WEIGHTS} | ABLATIONS
+    for name, params in rows.items():
+        results.get(f"{name} seed={seed}", partial(measure, train, test, params | {"random_state": seed}))
+    constant = partial(measure_without_straight_through, train, test, {"random_state": seed})
+    results.get(f"without straight-through gradient seed={seed}", constant)
 
 
 def main():
     """Compute what is missing for all seeds."""
-    options = make_parser(__doc__).parse_args()
-    train, test = load_split(options.data, options.validation)
+    parser = make_parser(__doc__)
+    add_features(parser)
+    options = parser.parse_args()
     results = load_results("figure2", options)
     for seed in range(options.seeds):
-        network, _ = base_network(train, options.cache, seed, test if options.validation else None)
-        sides = [(units(network, X), y) for X, y in (train, test)]
-        rows = {f"central {weight}": {"joint_central_weight": weight} for weight in CENTRAL_WEIGHTS} | ABLATIONS
-        for name, params in rows.items():
-            results.get(f"{name} seed={seed}", partial(measure, *sides, params | {"random_state": seed}))
-        constant = partial(measure_without_straight_through, *sides, {"random_state": seed})
-        results.get(f"without straight-through gradient seed={seed}", constant)
-        for classes in UNSEEN:
-            source, _ = without(train, classes)
-            network, _ = base_network(source, options.cache, seed, n_epochs=N_EPOCHS_UNSEEN)
-            sides = [(units(network, X), y) for X, y in (source, *without(test, classes))]
+        if options.features:
+            experiments = from_files(options.features)
+            sizes = {"M": 8, "K": 256, "D": 64, "hidden_layer_sizes": (2048,), "part_layer_sizes": ()}
+        else:
+            train, test = load_split(options.data, options.validation)
+            network, _ = base_network(train, options.cache, seed, test if options.validation else None)
+            ablate(results, *((units(network, X), y) for X, y in (train, test)), seed)
+            experiments, sizes = from_classes(train, test, options.cache, seed), {"M": M, "K": K}
+        for experiment, source, targets in experiments:
             for weight in CENTRAL_WEIGHTS:
-                params = {"joint_central_weight": weight, "random_state": seed}
-                results.get(f"unseen {classes} central {weight} seed={seed}", partial(measure_across, *sides, params))
+                params = sizes | {"joint_central_weight": weight, "random_state": seed}
+                key = f"{experiment} central {weight} seed={seed}"
+                results.get(key, partial(measure_across, source, targets, params))
 
 
 if __name__ == "__main__":

@@ -194,6 +194,15 @@ def without(data, classes):
     return (X[kept], np.unique(y[kept], return_inverse=True)[1]), (X[~kept], y[~kept])
 
 
+def from_classes(train, test, cache, seed):
+    """Yield the experiments that search for classes that were left out."""
+    for classes in UNSEEN:
+        source, _ = without(train, classes)
+        network, _ = base_network(source, cache, seed, n_epochs=N_EPOCHS_UNSEEN)
+        source, seen, unseen = ((units(network, X), y) for X, y in (source, *without(test, classes)))
+        yield f"unseen {classes}", source, {"seen": seen, "unseen": unseen}
+
+
 def fit_dpq(network, X, y, M, K, seed, **params):
     """Return a DPQClassifier of images that starts from a base network: its own layers first, then all jointly."""
     clf = DPQClassifier(

@@ -97,6 +97,11 @@ def evaluate_vectors_on(soft, hard, y):
     return scores
 
 
+def joined(rows):
+    """Return rows by the names of targets as one row."""
+    return {f"{target} {name}": value for target, row in rows.items() for name, value in row.items()}
+
+
 def divide(n, n_queries=1000):
     """Return which of n items are queries, and which are the database."""
     order = np.random.default_rng(0).permutation(n)
@@ -126,6 +131,24 @@ def make_parser(description):
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--validation", action="store_true", help="do not look at the test images")
     return parser
+
+
+def add_features(parser):
+    """Add the option that takes features in the place of images."""
+    parser.add_argument(
+        "--features",
+        nargs="+",
+        help="files (.npz) of features: the first with X_train, y_train, X_test and y_test; others, to search in as "
+        "well, with X and y",
+    )
+
+
+def from_files(paths):
+    """Yield the experiment on features: its name, what is learned from, and what is searched."""
+    source, *others = (np.load(path) for path in paths)
+    targets = {Path(path).stem: (data["X"], data["y"]) for path, data in zip(paths[1:], others, strict=True)}
+    seen = {"seen": (source["X_test"], source["y_test"])}
+    yield Path(paths[0]).stem, (source["X_train"], source["y_train"]), seen | targets
 
 
 def load_results(name, options):

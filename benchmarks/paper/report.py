@@ -1,6 +1,6 @@
-"""Tables of the results that are there, beside the paper's figures; prints what docs/paper_results.md holds.
+"""Tables and plots of the results that are there, beside the paper's figures; prints what docs/paper_results.md holds.
 
-python benchmarks/paper/report.py > docs/paper_results.md
+python benchmarks/paper/report.py --plots docs > docs/paper_results.md
 python benchmarks/paper/report.py --validation
 """
 
@@ -8,6 +8,7 @@ import argparse
 import json
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import numpy as np
 
 RESULTS = Path(__file__).parent / "results"
@@ -22,6 +23,9 @@ PROTOCOLS = {
     "c": "10,000 test queries against the 50,000 training images",
 }
 METHODS = ("DPQ", "SUBIC", "PQ", "OPQ", "LSQ", "ITQ")
+SEARCHES = ("symmetric", "asymmetric")
+NORMS = ("", " IntraNorm")
+CENTRAL_WEIGHTS = (0.0, 0.1, 0.25, 0.5, 1.0, 2.0, 4.0)
 
 
 def load(name):
@@ -33,63 +37,154 @@ def load(name):
     return grouped
 
 
-def cell(rows, name, digits=4):
-    """Return mean and, of more than one seed, standard deviation."""
+def cell(rows, name):
+    """Return mean and, of more than one row, standard deviation."""
     values = [row[name] for row in rows if name in row]
     if not values:
         return "-"
-    spread = f" ± {np.std(values, ddof=1):.{digits}f}" if len(values) > 1 else ""
-    return f"{np.mean(values):.{digits}f}{spread}"
+    return f"{np.mean(values):.4f}" + (f" ± {np.std(values, ddof=1):.4f}" if len(values) > 1 else "")
+
+
+def line(*cells):
+    """Return a row of a table."""
+    return f"| {' | '.join(cells)} |"
+
+
+def header(*cells):
+    """Return the first two rows of a table."""
+    return line(*cells) + "\n" + "|---" * len(cells) + "|"
 
 
 def table1(rows):
-    """Yield the tables of the three protocols."""
+    """Yield the tables of the three protocols, and of accuracy."""
+    bits = [f"{6 * M} bits" for M in PARTS]
     for protocol, meaning in PROTOCOLS.items():
         yield f"\n### Protocol ({protocol}): {meaning}\n"
-        yield "| method | search | 12 bits | 24 bits | 36 bits | 48 bits |\n|---|---|" + "---|" * 4
+        yield header("method", "search", *bits)
         for method in METHODS:
-            for search in ("symmetric", "asymmetric"):
+            for search in SEARCHES:
                 cells = [cell(rows.get(f"{method} M={M}", []), f"{protocol} {search}") for M in PARTS]
-                yield f"| {method} | {search} | {' | '.join(cells)} |"
-        for search in ("symmetric", "asymmetric"):
-            value = cell(rows.get("labels", []), f"{protocol} {search}")
-            yield f"| label codes (4 bits) | {search} | {' | '.join([value] * 4)} |"
+                yield line(method, search, *cells)
+        for search in SEARCHES:
+            yield line("label codes, 4 bits", search, *[cell(rows.get("labels", []), f"{protocol} {search}")] * 4)
         if protocol == "a":
             for method, searches in PAPER.items():
                 for search, values in searches.items():
-                    yield f"| {method}, in the paper | {search} | {' | '.join(f'{value:.4f}' for value in values)} |"
-    yield "\n### Accuracy from codes\n\n| method | 12 bits | 24 bits | 36 bits | 48 bits |\n|---|" + "---|" * 4
+                    yield line(f"{method}, in the paper", search, *(f"{value:.4f}" for value in values))
+    yield "\n### Accuracy from codes\n\n" + header("method", *bits)
     for method in ("DPQ", "SUBIC"):
-        cells = [cell(rows.get(f"{method} M={M}", []), "accuracy") for M in PARTS]
-        yield f"| {method} | {' | '.join(cells)} |"
-    value = cell(rows.get("base", []), "accuracy")
-    yield f"| base network, not compressed | {' | '.join([value] * 4)} |"
+        yield line(method, *(cell(rows.get(f"{method} M={M}", []), "accuracy") for M in PARTS))
+    yield line("base network, not compressed", *[cell(rows.get("base", []), "accuracy")] * 4)
+
+
+def table2(rows):
+    """Yield the table of each group of experiments; those that leave classes out are averaged."""
+    groups: dict = {}
+    for key, seeds in rows.items():
+        experiment, _, method = key.partition(": ")
+        group = groups.setdefault("classes left out" if key.startswith("unseen (") else experiment, {})
+        group.setdefault(method, []).append(seeds)
+    for group, methods in groups.items():
+        first = next(iter(methods.values()))[0][0]
+        targets = list(dict.fromkeys(name.partition(" ")[0] for name in first if name not in ("seconds", "on")))
+        n_experiments = max(len(experiments) for experiments in methods.values())
+        yield f"\n### {group[0].upper() + group[1:]}{f', mean of {n_experiments}' * (n_experiments > 1)}\n"
+        yield header("method", "search", *(f"{target}{points}" for target in targets for points in ("", ", 21 points")))
+        for method, experiments in methods.items():
+            for search in SEARCHES:
+                for suffix in ("", " IntraNorm"):
+                    if f"{targets[0]} {search}{suffix}" in experiments[0][0]:
+                        names = [f"{t} {search}{suffix}{p}" for t in targets for p in ("", ", 21 points")]
+                        means = [np.mean([row[name] for seeds in experiments for row in seeds]) for name in names]
+                        yield line(method, f"{search}{suffix}", *(f"{mean:.4f}" for mean in means))
 
 
 def table3(rows):
     """Yield the table of classification."""
-    yield "\n| 64-bit codes | top-1 | top-5 |\n|---|---|---|"
+    yield "\n" + header("64-bit codes", "top-1", "top-5")
     for name, seeds in rows.items():
-        yield f"| {name} | {cell(seeds, 'top-1')} | {cell(seeds, 'top-5')} |"
+        yield line(name, cell(seeds, "top-1"), cell(seeds, "top-5"))
+
+
+def figure2(rows):
+    """Yield the tables of the weight of the Joint Central Loss and of the ablation."""
+    columns = ("c symmetric", "c asymmetric", "c asymmetric IntraNorm", "accuracy", "perplexity", "gap")
+    yield "\n" + header("protocol (c), 24 bits", *(name.removeprefix("c ") for name in columns))
+    for name, seeds in rows.items():
+        if not name.startswith("unseen"):
+            name = name.replace("central", "weight of Joint Central Loss")
+            yield line(f"{name}{' (default)' * name.endswith(' 0.5')}", *(cell(seeds, column) for column in columns))
+    across = [(weight, across_domains(rows, weight)) for weight in CENTRAL_WEIGHTS]
+    if all(seeds for _, seeds in across):
+        columns = [f"{side} {search}{norm}" for side in ("seen", "unseen") for search in SEARCHES[1:] for norm in NORMS]
+        yield "\n" + header("classes left out", *columns)
+        for weight, seeds in across:
+            yield line(f"weight {weight}", *(f"{np.mean([row[name] for row in seeds]):.4f}" for name in columns))
+
+
+def across_domains(rows, weight):
+    """Return the rows of all experiments that leave classes out."""
+    found = [rows[key] for key in rows if key.startswith("unseen") and key.endswith(f" central {weight}")]
+    return [row for seeds in found for row in seeds]
+
+
+def plot_table1(rows, path):
+    """Plot mAP against bits."""
+    figure, axes = plt.subplots(figsize=(6, 4), layout="constrained")
+    bits = [6 * M for M in PARTS]
+    for color, method in enumerate(METHODS):
+        for search, style in zip(SEARCHES, ("--", "-"), strict=True):
+            means = [np.mean([row[f"a {search}"] for row in rows[f"{method} M={M}"]]) for M in PARTS]
+            axes.plot(bits, means, style, color=f"C{color}", label=method if style == "-" else None)
+    axes.plot(bits, PAPER["DPQ"]["asymmetric"], "k:", label="DPQ, in the paper")
+    axes.set(xlabel="bits", ylabel="mAP, protocol (a)", xticks=bits, title="CIFAR-10: asymmetric (solid), symmetric")
+    axes.legend(fontsize="small", ncols=2)
+    figure.savefig(path, dpi=120)
+
+
+def plot_figure2(rows, path):
+    """Plot mAP against the weight of the Joint Central Loss."""
+    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.6), layout="constrained")
+    for norm, style in zip(NORMS, ("-", "--"), strict=True):
+        label = "with intra-normalisation" if norm else "without"
+        curve = [np.mean([row[f"c asymmetric{norm}"] for row in rows[f"central {w}"]]) for w in CENTRAL_WEIGHTS]
+        left.plot(range(len(curve)), curve, f"o{style}", label=label)
+        curve = [np.mean([row[f"unseen asymmetric{norm}"] for row in across_domains(rows, w)]) for w in CENTRAL_WEIGHTS]
+        right.plot(range(len(curve)), curve, f"o{style}", label=label)
+    for axes, title in ((left, "all classes seen, protocol (c)"), (right, "classes left out")):
+        axes.set(xlabel="weight of Joint Central Loss", ylabel="mAP, asymmetric", title=title)
+        axes.set_xticks(range(len(CENTRAL_WEIGHTS)), map(str, CENTRAL_WEIGHTS))
+        axes.legend(fontsize="small")
+    figure.savefig(path, dpi=120)
+
+
+PLOTS = {"table1": plot_table1, "figure2": plot_figure2}
 
 
 def main():
-    """Print the report."""
+    """Print the report, and draw the plots."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--validation", action="store_true", help="of the validation data")
-    suffix = "-validation" * parser.parse_args().validation
-    print("# The paper's experiments, run here")
+    parser.add_argument("--plots", help="a folder for plots")
+    options = parser.parse_args()
+    print("# The paper's experiments: all figures\n\n[experiments.md](experiments.md) tells what they are.")
     for title, table, name in (
         ("Table 1: single-domain retrieval, CIFAR-10", table1, "table1"),
+        ("Table 2: retrieval across domains", table2, "table2"),
         ("Table 3: classification from codes", table3, "table3"),
+        ("Figure 2: weight of the Joint Central Loss, and ablation", figure2, "figure2"),
     ):
-        rows = load(name + suffix)
+        rows = load(name + "-validation" * options.validation)
         if rows:
-            print(f"\n## {title}")
+            print(f"\n## {title}\n\nBy `benchmarks/paper/{name}.py`.")
             print("\n".join(table(rows)))
+            n_seeds = sorted({len(seeds) for seeds in rows.values()})
             print(
-                f"\nMean and standard deviation of the seeds. {max(r['on'] for seeds in rows.values() for r in seeds)}."
+                f"\n{' or '.join(map(str, n_seeds))} seed{'s' * (n_seeds != [1])}; of more than one, mean ± standard "
+                f"deviation. {max(row['on'] for seeds in rows.values() for row in seeds)}."
             )
+            if options.plots and name in PLOTS:
+                PLOTS[name](rows, Path(options.plots) / f"{name}.png")
 
 
 if __name__ == "__main__":

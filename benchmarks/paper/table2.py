@@ -16,9 +16,8 @@ from pathlib import Path
 
 import numpy as np
 from baselines import SUBIC, lsq
-from images import N_EPOCHS_UNSEEN, UNSEEN, base_network, load_folder, load_split, units, without
-from protocols import evaluate_on, evaluate_vectors_on, load_results, make_parser
-from sklearn.preprocessing import StandardScaler
+from images import base_network, from_classes, load_folder, load_split, units
+from protocols import add_features, evaluate_on, evaluate_vectors_on, from_files, joined, load_results, make_parser
 
 from skdpq import DPQTransformer, ProductQuantizer
 
@@ -26,14 +25,6 @@ M, K, N_BITS = 8, 256, 8
 TRUNK = {"hidden_layer_sizes": (2048,), "part_layer_sizes": ()}
 SUPERVISION = (1.0, 0.5, 0.2, 0.0)
 SUBIC_TRAINING = {"max_iter": 20, "learning_rate": 3e-3}
-
-
-def from_files(paths):
-    """Yield the experiment on features: its name, what is learned from, and what is searched."""
-    source, *others = (np.load(path) for path in paths)
-    targets = {Path(path).stem: (data["X"], data["y"]) for path, data in zip(paths[1:], others, strict=True)}
-    seen = {"seen": (source["X_test"], source["y_test"])}
-    yield Path(paths[0]).stem, (source["X_train"], source["y_train"]), seen | targets
 
 
 def from_folder(train, test, folder, cache, seed):
@@ -44,32 +35,10 @@ def from_folder(train, test, folder, cache, seed):
     yield "all classes", train, {"seen": test, Path(folder).name: target}
 
 
-def from_classes(train, test, cache, seed):
-    """Yield the experiments that search for classes that were left out."""
-    for classes in UNSEEN:
-        source, _ = without(train, classes)
-        network, _ = base_network(source, cache, seed, n_epochs=N_EPOCHS_UNSEEN)
-        source, seen, unseen = ((units(network, X), y) for X, y in (source, *without(test, classes)))
-        yield f"unseen {classes}", source, {"seen": seen, "unseen": unseen}
-
-
-def joined(rows):
-    """Return rows by the names of targets as one row."""
-    return {f"{target} {name}": value for target, row in rows.items() for name, value in row.items()}
-
-
 def quantized(quantizer, source, targets):
     """Return the results of a quantizer."""
     quantizer.fit(*source)
     return joined({name: evaluate_on(quantizer, *data) for name, data in targets.items()})
-
-
-def subic(source, targets, seed):
-    """Return the results of SUBIC on standardised features."""
-    scaler = StandardScaler().fit(source[0])
-    source, *others = ((scaler.transform(X), y) for X, y in (source, *targets.values()))
-    quantizer = SUBIC(M, K, own=SUBIC_TRAINING, seed=seed, **TRUNK)
-    return quantized(quantizer, source, dict(zip(targets, others, strict=True)))
 
 
 def decoded(source, targets, seed):
@@ -87,7 +56,7 @@ def main():
     """Compute what is missing for all seeds."""
     parser = make_parser(__doc__)
     parser.add_argument("--target", help="search also in the images of this folder, <class>/*")
-    parser.add_argument("--features", nargs="+", help="files of features, in the place of images")
+    add_features(parser)
     options = parser.parse_args()
     results = load_results("table2", options)
     for seed in range(options.seeds):
@@ -106,15 +75,15 @@ def main():
             } | {
                 "PQ": ProductQuantizer(M, K, random_state=seed),
                 "OPQ": ProductQuantizer(M, K, rotation="opq", random_state=seed),
+                "SUBIC": SUBIC(M, K, own=SUBIC_TRAINING, seed=seed, **TRUNK),
             }
             computed = {
                 "uncompressed": partial(uncompressed, targets),
                 **{name: partial(quantized, quantizer, source, targets) for name, quantizer in quantizers.items()},
-                "SUBIC": partial(subic, source, targets, seed),
                 "LSQ": partial(decoded, source, targets, seed),
             }
             for name, compute in computed.items():
-                results.get(f"{experiment} {name} seed={seed}", compute)
+                results.get(f"{experiment}: {name} seed={seed}", compute)
 
 
 if __name__ == "__main__":

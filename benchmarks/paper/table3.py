@@ -2,10 +2,12 @@
 
     python benchmarks/paper/table3.py --data cifar10.zip --cache cache --seeds 3
     python benchmarks/paper/table3.py --data cifar10.zip --cache cache --validation
+    python benchmarks/paper/table3.py --features imagenet.npz
 
-As table1.py, of which this takes the base networks. DPQ and SUBIC classify by their own look-up tables; PQ and OPQ by a
-linear classifier that is trained on decoded vectors. Beside them, the base network's own classifier of 500 units, and
-DPQ of the units alone, by the paper's ImageNet architecture and by the defaults.
+As table1.py, of which this takes the base networks, or on features from a file, as for table2.py. DPQ and SUBIC
+classify by their own look-up tables; PQ and OPQ by a linear classifier of decoded vectors. On images, DPQ and SUBIC
+start from the base network, beside its own classifier; all are also run on its 500 units alone, by the paper's ImageNet
+architecture, and DPQ by its defaults.
 """
 
 from functools import partial
@@ -13,13 +15,12 @@ from functools import partial
 import torch
 from baselines import SUBIC
 from images import JOINT, OWN, augment, base_network, fit_dpq, load_split, units
-from protocols import load_results, make_parser
+from protocols import add_features, from_files, load_results, make_parser
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import top_k_accuracy_score
+from table2 import SUBIC_TRAINING, TRUNK, K, M
 
 from skdpq import DPQClassifier, ProductQuantizer
-
-M, K = 8, 256
 
 
 def scores(decision, y):
@@ -27,19 +28,8 @@ def scores(decision, y):
     return {f"top-{k}": float(top_k_accuracy_score(y, decision, k=k)) for k in (1, 5)}
 
 
-def dpq(network, train, test, seed):
-    """Return the scores of DPQ, trained on images from the base network on."""
-    return scores(fit_dpq(network, *train, M, K, seed).decision_function(test[0]), test[1])
-
-
-def subic(network, train, test, seed):
-    """Return the scores of SUBIC, trained on images from the base network on."""
-    clf = SUBIC(M, K, network, augment=augment, own=OWN, joint=JOINT, seed=seed).fit(*train)
-    return scores(clf.decision_function(test[0]), test[1])
-
-
 def classified(clf, train, test):
-    """Return the scores of a classifier of units."""
+    """Return the scores of a classifier."""
     return scores(clf.fit(*train).decision_function(test[0]), test[1])
 
 
@@ -47,7 +37,17 @@ def decoded(quantizer, train, test):
     """Return the scores of a linear classifier of decoded vectors."""
     quantizer.fit(train[0])
     hard, hard_test = (quantizer.decode(quantizer.encode(X)) for X in (train[0], test[0]))
-    return classified(LogisticRegression(C=0.01, max_iter=300), (hard, train[1]), (hard_test, test[1]))
+    return classified(linear_classifier(), (hard, train[1]), (hard_test, test[1]))
+
+
+def linear_classifier():
+    """Return the classifier of uncompressed and of decoded features."""
+    return LogisticRegression(C=0.01, max_iter=300)
+
+
+def dpq_of_images(network, train, test, seed):
+    """Return the scores of DPQ, trained on images from the base network on."""
+    return scores(fit_dpq(network, *train, M, K, seed).decision_function(test[0]), test[1])
 
 
 @torch.inference_mode()
@@ -56,26 +56,42 @@ def uncompressed(classifier, F, y):
     return scores(classifier(torch.from_numpy(F)).numpy(), y)
 
 
+def on_features(train, test, seed):
+    """Return what is to be computed on features, by its name."""
+    classifiers = {
+        "linear classifier, not compressed": linear_classifier(),
+        "DPQ": DPQClassifier(M, K, 64, random_state=seed, **TRUNK),
+        "DPQ, default architecture": DPQClassifier(M, K, random_state=seed),
+        "SUBIC": SUBIC(M, K, own=SUBIC_TRAINING, seed=seed, **TRUNK),
+    }
+    quantizers = {
+        "PQ": ProductQuantizer(M, K, random_state=seed),
+        "OPQ": ProductQuantizer(M, K, rotation="opq", random_state=seed),
+    }
+    computed = {name: partial(classified, clf, train, test) for name, clf in classifiers.items()}
+    return computed | {name: partial(decoded, quantizer, train, test) for name, quantizer in quantizers.items()}
+
+
 def main():
     """Compute what is missing for all seeds."""
-    options = make_parser(__doc__).parse_args()
-    train, test = load_split(options.data, options.validation)
+    parser = make_parser(__doc__)
+    add_features(parser)
+    options = parser.parse_args()
     results = load_results("table3", options)
     for seed in range(options.seeds):
-        network, classifier = base_network(train, options.cache, seed, test if options.validation else None)
-        train_units, test_units = ((units(network, X), y) for X, y in (train, test))
-        imagenet = {"D": 64, "hidden_layer_sizes": (2048,), "part_layer_sizes": ()}
-        computed = {
-            "uncompressed": partial(uncompressed, classifier, *test_units),
-            "DPQ": partial(dpq, network, train, test, seed),
-            "DPQ, units": partial(classified, DPQClassifier(M, K, random_state=seed), train_units, test_units),
-            "DPQ, units, ImageNet architecture": partial(
-                classified, DPQClassifier(M, K, random_state=seed, **imagenet), train_units, test_units
-            ),
-            "SUBIC": partial(subic, network, train, test, seed),
-            "PQ": partial(decoded, ProductQuantizer(M, K, random_state=seed), train_units, test_units),
-            "OPQ": partial(decoded, ProductQuantizer(M, K, rotation="opq", random_state=seed), train_units, test_units),
-        }
+        if options.features:
+            ((_, train, targets),) = from_files(options.features)
+            computed = on_features(train, targets["seen"], seed)
+        else:
+            train, test = load_split(options.data, options.validation)
+            network, classifier = base_network(train, options.cache, seed, test if options.validation else None)
+            train_units, test_units = ((units(network, X), y) for X, y in (train, test))
+            subic = SUBIC(M, K, network, augment=augment, own=OWN, joint=JOINT, seed=seed)
+            computed = on_features(train_units, test_units, seed) | {
+                "base network, not compressed": partial(uncompressed, classifier, *test_units),
+                "DPQ of images": partial(dpq_of_images, network, train, test, seed),
+                "SUBIC of images": partial(classified, subic, train, test),
+            }
         for name, compute in computed.items():
             results.get(f"{name} seed={seed}", compute)
 
