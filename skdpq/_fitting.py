@@ -24,6 +24,7 @@ from .quantizer import compression_ratio
 from .training import make_step, train, train_one_pass
 
 _SCALER_STATE = ("mean_", "var_", "scale_", "n_samples_seen_")
+_AT_ONCE = 1024  # samples that a backbone takes at a time outside training
 _NO_CLASSES = np.array([], dtype=np.int64)
 _AUTO_STEPS, _AUTO_EPOCHS = 1000, 20  # what max_iter="auto" runs at least
 # dropout="auto": dropping a share r of n units adds noise of variance r / (1 - r) / n to their mean, here 1 / _NOISE
@@ -53,15 +54,18 @@ class FittingMixin(CallbackSupportMixin):
             self.backbone_ = copy.deepcopy(self.backbone)
             self._standardise(X, sample_weight)
         network = self._start_network(X, generator, again).to(device)
-        projection = self._start_projection(X, weight, network, again)
         held_out = self._hold_out(X, y, weight, validation, random_state) if validated else None
+        fixed = self._detach_fixed_backbone(X, network, again)
+        samples = self._units(X, fixed, network)
+        projection = self._start_projection(samples, weight, network, again)
         if held_out is not None:
-            held_out, weight = held_out
-            held_out = [tensor.to(device) for tensor in self._tensors(*held_out, network)]
-        batches = self._batches(X, y, weight, network, device)
+            (X_val, *labels), weight = held_out
+            tensors = self._tensors(self._units(X_val, fixed, network), *labels, network)
+            held_out = [tensor.to(device) for tensor in tensors]
+        batches = self._batches(samples, y, weight, network, device)
         n_epochs = self._n_epochs(len(batches))
         context = self._init_callback_context(max_subtasks=n_epochs)
-        watch = Watch(self, network, context, X, classes[y] if len(classes) else None, sample_weight)
+        watch = Watch(self, network, fixed, context, X, classes[y] if len(classes) else None, sample_weight)
         seeded = seeded_globally(generator, device, enabled=self.backbone is not None or self.augment is not None)
         with watch, seeded, self._step(network, batches, generator, projection) as step:
             curve, scores = train(
@@ -83,6 +87,8 @@ class FittingMixin(CallbackSupportMixin):
         self.loss_curve_ = _extended(self.loss_curve_, curve) if again else curve
         self.validation_scores_ = scores
         self.n_iter_ = len(self.loss_curve_["loss"])
+        if fixed is not None:
+            network.backbone = fixed
         self._finish(network)
 
     def _partial_fit(self, X, y, classes, sample_weight):
@@ -268,6 +274,30 @@ class FittingMixin(CallbackSupportMixin):
         network.initialise(generator)
         return network
 
+    def _detach_fixed_backbone(self, X, network, again):
+        """Take the backbone off the network, and return it, if its units can be computed once; else return None."""
+        if (
+            network.backbone is None
+            or any(p.requires_grad for p in network.backbone.parameters())
+            or self.augment is not None
+            or 4 * len(X) * network.n_units > IN_MEMORY
+            or (again and self._supervision(network) < 1)  # it may no longer be what is to be preserved
+        ):
+            return None
+        fixed, network.backbone = network.backbone, None
+        return fixed
+
+    def _units(self, X, backbone, network):
+        """Return what the backbone makes of X, an array; X itself without."""
+        if backbone is None:
+            return X
+        units = np.empty((len(X), network.n_units), dtype=np.float32)
+        with torch.inference_mode():
+            for rows in gen_batches(len(X), _AT_ONCE):
+                x = self._to_tensor(X[rows], torch.float32).to(network.codebooks.device)
+                units[rows] = backbone.eval()(x).cpu().numpy()
+        return units
+
     def _dropout(self, X):
         """Return the share of units to drop."""
         if self.dropout != "auto":
@@ -316,14 +346,16 @@ class FittingMixin(CallbackSupportMixin):
         if self._supervision(network) == 1:
             return None
         device, dtype = network.codebooks.device, network.codebooks.dtype
-        backbone = copy.deepcopy(self.backbone)  # as it is before training, and stays in here
-        if backbone is not None:
-            backbone.to(device).eval().requires_grad_(False)
+        # as it is before training, which stays in here
+        backbone = None if network.backbone is None else copy.deepcopy(self.backbone).to(device).eval()
         if self.projection_ is None:
             M, _, D = network.codebooks.shape
-            blocks = ((self._to_tensor(X[rows], dtype), weight[rows]) for rows in gen_batches(len(X), 8192))
-            units = ((x if backbone is None else backbone(x.to(device)).cpu(), w) for x, w in blocks)
-            self.projection_, self.projection_bias_ = learn_projection(units, M, D)
+            if backbone is None:
+                units = (self._to_tensor(X[rows], dtype).numpy() for rows in gen_batches(len(X), _AT_ONCE))
+            else:
+                units = (self._units(X[rows], backbone, network) for rows in gen_batches(len(X), _AT_ONCE))
+            weights = (weight[rows] for rows in gen_batches(len(X), _AT_ONCE))
+            self.projection_, self.projection_bias_ = learn_projection(zip(units, weights, strict=True), M, D)
         arrays = self.projection_, self.projection_bias_
         return Projection(*(torch.from_numpy(a).to(device, dtype) for a in arrays), backbone)
 

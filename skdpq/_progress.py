@@ -34,8 +34,8 @@ def announced(n_samples, verbose):
 class Watch:
     """Tells scikit-learn's callbacks of the fit and of its epochs."""
 
-    def __init__(self, estimator, network, context, X, y, sample_weight):
-        self.estimator, self.network, self.context = estimator, network, context
+    def __init__(self, estimator, network, fixed, context, X, y, sample_weight):
+        self.estimator, self.network, self.fixed, self.context = estimator, network, fixed, context
         self.data = {"estimator": estimator, "X": X, "y": y, "metadata": {"sample_weight": sample_weight}}
 
     def __enter__(self):
@@ -56,5 +56,6 @@ class Watch:
 
     def _fitted(self):
         """Return what an estimator would hold if training had ended here."""
-        network = copy.deepcopy(self.network).to("cpu").eval()
-        return {"parameters_": network.arrays(), "backbone_": network.backbone}
+        network, fixed = copy.deepcopy((self.network, self.fixed))
+        backbone = network.to("cpu").eval().backbone if fixed is None else fixed.to("cpu")
+        return {"parameters_": network.arrays(), "backbone_": backbone}

@@ -119,6 +119,13 @@ class DPQNetwork(nn.Module):
         self.classifier = nn.utils.skip_init(nn.Linear, M * D, n_classes) if n_classes else None
         self.class_centers = nn.Parameter(torch.empty(n_classes, M * D))
 
+    def train(self, mode=True):
+        """Switch between training and evaluation; a backbone without trainable parameters stays in evaluation mode."""
+        super().train(mode)
+        if self.backbone is not None and not any(p.requires_grad for p in self.backbone.parameters()):
+            self.backbone.eval()
+        return self
+
     @torch.no_grad()
     def initialise(self, generator):
         """Draw all parameters but the backbone's.

@@ -34,8 +34,8 @@ def learn_projection(blocks, M, D):
 
     Parameters
     ----------
-    blocks : iterable of tuple of Tensor of shape (n, n_units) and ndarray of shape (n,)
-        Units and weights of samples, a block at a time, on the CPU.
+    blocks : iterable of tuple of ndarray of shape (n, n_units) and (n,)
+        Units and weights of samples, a block at a time.
     M, D : int
         Number of parts, and width of a codeword.
 
@@ -46,7 +46,7 @@ def learn_projection(blocks, M, D):
     """
     total, mean, scatter = 0.0, 0.0, 0.0
     for block, weight in blocks:
-        units = block.numpy().astype(np.float64, copy=False)
+        units = block.astype(np.float64, copy=False)
         total += weight.sum()
         mean = mean + weight @ units
         scatter = scatter + (units.T * weight) @ units

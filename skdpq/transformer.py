@@ -30,7 +30,8 @@ class DPQTransformer(BaseDPQ):
     backbone : torch.nn.Module, default=None
         Learned jointly, in front of the trunk. X may then have any shape that it takes, (n_samples, ...); it must
         return (n_samples, n_units). Training starts from a copy of it, which becomes `backbone_`: the module itself
-        is never changed.
+        is never changed. One none of whose parameters requires a gradient is only evaluated, once for each sample
+        where there is no `augment` and the units fit into 256 MB.
     augment : callable, default=None
         Applied to each batch of X in training, a tensor (batch, ...), and returns another of the same length.
     intra_norm : bool, default=False

@@ -8,6 +8,7 @@ import pytest
 import torch
 from numpy.testing import assert_array_equal
 from sklearn.base import clone
+from sklearn.callback import ScoringMonitor
 from sklearn.frozen import FrozenEstimator
 from sklearn.model_selection import GridSearchCV, StratifiedKFold
 from torch import nn
@@ -127,6 +128,54 @@ def test_wrong_shapes_are_errors(clf, images):
         DPQClassifier().fit(X, y)
     with pytest.raises(ValueError, match=r"Expected a backbone that returns \(n_samples, n_units\)"):
         make_classifier(backbone=nn.Conv2d(1, 2, 3)).fit(X, y)
+
+
+def count_samples(module, seen):
+    """Add to `seen` the sizes of what a module is given, and whether in training mode."""
+    module.register_forward_pre_hook(lambda module, args: seen.append((len(args[0]), module.training)))
+    return module
+
+
+def test_units_of_a_frozen_backbone_are_computed_once(images):
+    X, X_test, y, y_test = images
+    seen = []
+    backbone = count_samples(make_backbone(dropout=0.5).requires_grad_(False), seen)
+    clf = make_classifier(backbone=backbone).fit(X, y)
+    assert sum(size for size, _ in seen) == len(X) + 2  # two tell the number of units
+    with torch.no_grad():
+        units, units_test = (backbone.eval()(torch.from_numpy(x)).numpy() for x in (X, X_test))
+    head = make_classifier(backbone=nn.Identity()).fit(units, y)
+    assert_array_equal(head.encode(units_test), clf.encode(X_test))
+    seen.clear()
+    clf.fit(X, y, X_val=X_test, y_val=y_test)
+    assert sum(size for size, _ in seen) == len(X) + len(X_test) + 2
+    assert not any(training for _, training in seen)
+    assert max(clf.validation_scores_) == pytest.approx(clf.score(X_test, y_test))
+
+
+@pytest.mark.parametrize("early_stopping", [False, True])
+def test_it_does_not_matter_when_the_units_of_a_frozen_backbone_are_computed(images, early_stopping):
+    X, X_test, y, _ = images
+    backbone = make_backbone(dropout=0.5).requires_grad_(False)
+    clf = make_classifier(backbone=backbone, early_stopping=early_stopping, batch_size=2000).set_params(dropout=0)
+    at_once = clone(clf).fit(X, y)
+    seen = []
+    backbone = count_samples(make_backbone(dropout=0.5).requires_grad_(False), seen)
+    clf.set_params(backbone=backbone, augment=torch.clone).fit(X, y)  # which might have changed the samples
+    assert sum(size for size, _ in seen) > 6 * 0.9 * len(X)
+    assert not any(training for _, training in seen)
+    np.testing.assert_allclose(clf.loss_curve_["loss"], at_once.loss_curve_["loss"], rtol=1e-3)
+    assert (clf.encode(X_test) == at_once.encode(X_test)).mean() > 0.99
+
+
+def test_callbacks_see_a_frozen_backbone(images):
+    X, _, y, _ = images
+    monitor = ScoringMonitor(scoring="accuracy")
+    clf = make_classifier(backbone=make_backbone().requires_grad_(False), max_iter=3).set_callbacks(monitor).fit(X, y)
+    log = monitor.get_logs().data_as_pandas
+    epochs = log[log["task_name"] == "epoch"]["accuracy"]
+    assert len(epochs) == 3
+    assert epochs.iloc[-1] == pytest.approx(clf.score(X, y))
 
 
 def test_a_frozen_backbone_stays_as_it_is_until_a_warm_start_trains_it_too(images):

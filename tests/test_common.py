@@ -1,4 +1,4 @@
-"""scikit-learn's own checks on all four estimators: the whole suite, and what it leaves out. None may skip."""
+"""scikit-learn's own checks on all estimators: the whole suite, and what it leaves out. None may skip."""
 
 import pytest
 from sklearn.utils import estimator_checks
@@ -8,10 +8,11 @@ from skdpq import DPQClassifier, DPQNeighbors, DPQTransformer, ProductQuantizer
 
 # As their users construct them.
 ESTIMATORS = [DPQTransformer(), DPQClassifier(), ProductQuantizer(), DPQNeighbors()]
+LESS_SUPERVISED = [DPQTransformer(supervision=0.5), DPQTransformer(supervision=0)]
 QUANTIZERS = ESTIMATORS[:3]
 
 
-@parametrize_with_checks(ESTIMATORS)
+@parametrize_with_checks(ESTIMATORS + LESS_SUPERVISED)
 def test_scikit_learn_suite(estimator, check):
     check(estimator)
 

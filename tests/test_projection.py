@@ -21,7 +21,7 @@ SMALL = {"M": 2, "K": 8, "D": 3, "hidden_layer_sizes": (16,), "random_state": 0,
 
 def blocks(X, weight, size=7):
     for start in range(0, len(X), size):
-        yield torch.from_numpy(X[start : start + size]), weight[start : start + size]
+        yield X[start : start + size], weight[start : start + size]
 
 
 @given(st.integers(1, 9), st.integers(1, 3), st.integers(1, 4), st.integers(0, 2**31 - 1))

@@ -90,6 +90,7 @@ class SUBIC(Codebooks):
         batch_size=250,
         weight_decay=0.2,
         label_smoothing=0.1,
+        dropout=0.4,
         sample_entropy=0.1,
         batch_entropy=0.1,
         seed=0,
@@ -105,6 +106,7 @@ class SUBIC(Codebooks):
         self.batch_size = batch_size
         self.weight_decay = weight_decay
         self.label_smoothing = label_smoothing
+        self.dropout = dropout
         self.sample_entropy = sample_entropy
         self.batch_entropy = batch_entropy
         self.seed = seed
@@ -124,6 +126,7 @@ class SUBIC(Codebooks):
             hidden_layer_sizes=self.hidden_layer_sizes,
             part_layer_sizes=self.part_layer_sizes,
             backbone=backbone,
+            dropout=self.dropout,
         )
         network.initialise(torch.Generator().manual_seed(self.seed))
         self.codebooks_ = np.tile(np.eye(self.K, dtype=np.float32), (self.M, 1, 1))
