@@ -84,7 +84,6 @@ class SUBIC(Codebooks):
         *,
         part_layer_sizes=(128,),
         hidden_layer_sizes=(),
-        augment=None,
         own=None,
         joint=None,
         batch_size=250,
@@ -100,7 +99,6 @@ class SUBIC(Codebooks):
         self.backbone = backbone
         self.part_layer_sizes = part_layer_sizes
         self.hidden_layer_sizes = hidden_layer_sizes
-        self.augment = augment
         self.own = own
         self.joint = joint
         self.batch_size = batch_size
@@ -114,37 +112,38 @@ class SUBIC(Codebooks):
     def fit(self, X, y):
         """Learn the network."""
         torch.manual_seed(self.seed)
-        backbone = copy.deepcopy(self.backbone)
-        self.scaler_ = StandardScaler().fit(X) if backbone is None else None
+        self.scaler_ = StandardScaler().fit(X) if self.backbone is None else None
         X, y = self._to_tensor(X), torch.from_numpy(y)
+        backbone = copy.deepcopy(self.backbone)
+        units = X if backbone is None else self._units(backbone.eval(), X)
         self.network_ = network = DPQNetwork(
-            X.shape[1] if backbone is None else backbone(X[:2]).shape[1],
+            units.shape[1],
             int(y.max()) + 1,
             M=self.M,
             K=self.K,
             D=self.K,
             hidden_layer_sizes=self.hidden_layer_sizes,
             part_layer_sizes=self.part_layer_sizes,
-            backbone=backbone,
             dropout=self.dropout,
         )
         network.initialise(torch.Generator().manual_seed(self.seed))
         self.codebooks_ = np.tile(np.eye(self.K, dtype=np.float32), (self.M, 1, 1))
-        network.train()
+        self._train(units, y, **self.own)
         if backbone is not None:
-            backbone.requires_grad_(False)
-        self._train(X, y, **self.own)
-        if backbone is not None:
-            backbone.requires_grad_(True)
+            network.backbone = backbone.requires_grad_(True)
             self._train(X, y, **self.joint)
         network.eval()
         return self
+
+    @torch.no_grad()
+    def _units(self, backbone, X):
+        return torch.cat([backbone(x) for x in X.split(1000)])
 
     def _to_tensor(self, X):
         return torch.from_numpy(X if self.scaler_ is None else self.scaler_.transform(X))
 
     def _train(self, X, y, max_iter, learning_rate):
-        network = self.network_
+        network = self.network_.train()
         fixed = ("codebooks", "class_centers")  # the former are one-hot, and of the latter there are none
         learned = [p for name, p in network.named_parameters() if p.requires_grad and name not in fixed]
         groups = [
@@ -159,8 +158,7 @@ class SUBIC(Codebooks):
                 step += 1
                 for group in optimizer.param_groups:
                     group["lr"] = learning_rate * min(1, 20 * step / n_steps, 2 * (1 - (step - 1) / n_steps))
-                x = X[batch] if self.augment is None else self.augment(X[batch])
-                p = network.distributions(x)
+                p = network.distributions(X[batch])
                 logits = network.classifier(concatenate_parts(p))
                 loss = cross_entropy(logits, y[batch], label_smoothing=self.label_smoothing)
                 loss = loss + self.sample_entropy * entropy(p).mean() - self.batch_entropy * entropy(p.mean(1)).mean()

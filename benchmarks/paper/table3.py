@@ -14,7 +14,7 @@ from functools import partial
 
 import torch
 from baselines import SUBIC
-from images import JOINT, OWN, augment, base_network, fit_dpq, load_split, units
+from images import JOINT, OWN, base_network, fit_dpq, load_split, units
 from protocols import add_features, from_files, load_results, make_parser
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import top_k_accuracy_score
@@ -86,7 +86,7 @@ def main():
             train, test = load_split(options.data, options.validation)
             network, classifier = base_network(train, options.cache, seed, test if options.validation else None)
             train_units, test_units = ((units(network, X), y) for X, y in (train, test))
-            subic = SUBIC(M, K, network, augment=augment, own=OWN, joint=JOINT, seed=seed)
+            subic = SUBIC(M, K, network, own=OWN, joint=JOINT, seed=seed)
             computed = on_features(train_units, test_units, seed) | {
                 "base network, not compressed": partial(uncompressed, classifier, *test_units),
                 "DPQ of images": partial(dpq_of_images, network, train, test, seed),
