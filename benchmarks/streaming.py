@@ -22,7 +22,7 @@ import sklearn
 import torch
 
 import skdpq
-from skdpq import DPQClassifier, _fitting
+from skdpq import DPQClassifier, _batches
 
 N_FEATURES, N_CLASSES = 128, 100
 
@@ -84,8 +84,8 @@ def main():
         y = write(path, options.n, centers)
         print(f"{options.n} x {N_FEATURES} samples, {os.path.getsize(path) / 2**20:.0f} MiB; {options.epochs} epochs\n")
         print("| | accuracy from codes | allocated, MiB | of the file, MiB | fit, s |\n|---|---|---|---|---|")
-        for name, in_memory in (("streamed", _fitting.IN_MEMORY), ("in memory", np.inf)):
-            _fitting.IN_MEMORY = in_memory
+        for name, in_memory in (("streamed", _batches.IN_MEMORY), ("in memory", np.inf)):
+            _batches.IN_MEMORY = in_memory
             X = np.load(path, mmap_mode="r")
             clf = DPQClassifier(M=4, K=64, max_iter=options.epochs, random_state=0)
             start = time.perf_counter()

@@ -9,29 +9,27 @@ import torch
 from sklearn.base import is_classifier
 from sklearn.callback import CallbackSupportMixin, with_callbacks
 from sklearn.model_selection import train_test_split
-from sklearn.preprocessing import StandardScaler
 from sklearn.utils import check_random_state, compute_class_weight, gen_batches
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import _check_sample_weight, check_consistent_length, column_or_1d, validate_data
 
-from ._batches import IN_MEMORY, InMemory, Streamed
+from . import _batches
 from ._environment import check_device, seeded_globally
 from ._progress import Watch
+from ._samples import AT_ONCE, SamplesMixin, output_width
 from .losses import SUPERVISED
 from .network import DPQNetwork
 from .projection import Projection, learn_projection
 from .quantizer import compression_ratio
 from .training import make_step, train, train_one_pass
 
-_SCALER_STATE = ("mean_", "var_", "scale_", "n_samples_seen_")
-_AT_ONCE = 1024  # samples that a backbone takes at a time outside training
 _NO_CLASSES = np.array([], dtype=np.int64)
 _AUTO_STEPS, _AUTO_EPOCHS = 1000, 20  # what max_iter="auto" runs at least
 # dropout="auto": dropping a share r of n units adds noise of variance r / (1 - r) / n to their mean, here 1 / _NOISE
 _NOISE, _MOST_DROPPED = 750, 0.5
 
 
-class FittingMixin(CallbackSupportMixin):
+class FittingMixin(SamplesMixin, CallbackSupportMixin):
     """Fits the estimators that learn a DPQ network, from the parameters that BaseDPQ names."""
 
     @with_callbacks
@@ -39,7 +37,7 @@ class FittingMixin(CallbackSupportMixin):
         X, y, sample_weight, device = self._check_training_data(X, y, sample_weight)
         validated = self._check_validation_choice(validation, y)
         classes, y, weight = self._check_classes(X, y, sample_weight)
-        if not weight.all() and X.nbytes <= IN_MEMORY:  # a sample of weight zero is a sample that is not there
+        if not weight.all() and X.nbytes <= _batches.IN_MEMORY:  # a sample of weight zero is a sample that is not there
             kept = weight > 0
             X, y, weight, sample_weight = X[kept], y[kept], weight[kept], sample_weight[kept]
         random_state = check_random_state(self.random_state)
@@ -62,7 +60,7 @@ class FittingMixin(CallbackSupportMixin):
             (X_val, *labels), weight = held_out
             tensors = self._tensors(self._units(X_val, fixed, network), *labels, network)
             held_out = [tensor.to(device) for tensor in tensors]
-        batches = self._batches(samples, y, weight, network, device)
+        batches = self._make_batches(samples, y, weight, network, device)
         n_epochs = self._n_epochs(len(batches))
         context = self._init_callback_context(max_subtasks=n_epochs)
         watch = Watch(self, network, fixed, context, X, classes[y] if len(classes) else None, sample_weight)
@@ -126,7 +124,7 @@ class FittingMixin(CallbackSupportMixin):
         generator.manual_seed(generator.initial_seed() + (0 if first else self.n_iter_))
         network = self._start_network(X, generator, not first, dtype=torch.float32).to(device)
         projection = self._start_projection(X, weight, network, not first)
-        batches = self._batches(X, y, weight, network, device)
+        batches = self._make_batches(X, y, weight, network, device)
         step = self._step(network, batches, generator, projection)
         if not first and self.optimizer_state_ is not None:
             step.state = self.optimizer_state_
@@ -240,20 +238,6 @@ class FittingMixin(CallbackSupportMixin):
             "part_layer_sizes": _check_layer_sizes(self.part_layer_sizes, "part_layer_sizes"),
         }
 
-    def _standardise(self, X, sample_weight, first=True):
-        """Learn the weighted mean and standard deviation of the features, block by block; not with a backbone."""
-        scaler = StandardScaler()
-        if not first:
-            for name in _SCALER_STATE:
-                setattr(scaler, name, copy.copy(getattr(self, name)))
-        if self.backbone is None:
-            for block in gen_batches(len(X), 8192):
-                scaler.partial_fit(X[block], sample_weight=sample_weight[block])
-            if not np.isfinite(scaler.scale_).all():
-                raise ValueError("Expected X of finite variance, got values too large for it.")
-        for name in _SCALER_STATE:
-            setattr(self, name, getattr(scaler, name, None))
-
     def _start_network(self, X, generator, again, dtype=None):
         """Return the network on the CPU: initialised, or `again` as it was fitted."""
         if again:
@@ -263,7 +247,7 @@ class FittingMixin(CallbackSupportMixin):
             )
             network.backbone = copy.deepcopy(self.backbone_)
             return network
-        n_units = X.shape[1] if self.backbone is None else _output_width(self.backbone_, X)
+        n_units = X.shape[1] if self.backbone is None else output_width(self.backbone_, X)
         self.architecture_ = self._architecture(n_units)
         if dtype is None:
             # A problem of one batch costs as little in float64, and is then reproducible to rounding whatever the
@@ -280,23 +264,12 @@ class FittingMixin(CallbackSupportMixin):
             network.backbone is None
             or any(p.requires_grad for p in network.backbone.parameters())
             or self.augment is not None
-            or 4 * len(X) * network.n_units > IN_MEMORY
+            or 4 * len(X) * network.n_units > _batches.IN_MEMORY
             or (again and self._supervision(network) < 1)  # it may no longer be what is to be preserved
         ):
             return None
         fixed, network.backbone = network.backbone, None
         return fixed
-
-    def _units(self, X, backbone, network):
-        """Return what the backbone makes of X, an array; X itself without."""
-        if backbone is None:
-            return X
-        units = np.empty((len(X), network.n_units), dtype=np.float32)
-        with torch.inference_mode():
-            for rows in gen_batches(len(X), _AT_ONCE):
-                x = self._to_tensor(X[rows], torch.float32).to(network.codebooks.device)
-                units[rows] = backbone.eval()(x).cpu().numpy()
-        return units
 
     def _dropout(self, X):
         """Return the share of units to drop."""
@@ -306,38 +279,6 @@ class FittingMixin(CallbackSupportMixin):
             return 0.0
         n_units = self.architecture_["n_units"]
         return min(_MOST_DROPPED, n_units / (n_units + _NOISE))
-
-    def _tensors(self, X, y, weight, network):
-        dtype = network.codebooks.dtype
-        return self._to_tensor(X, dtype), torch.from_numpy(y), torch.from_numpy(weight).to(dtype)
-
-    def _batches(self, X, y, weight, network, device):
-        """Return the source of training batches."""
-        if 4 * X.size > IN_MEMORY:
-            return Streamed(X, y, weight, self.batch_size, lambda rows: self._to_tensor(rows, torch.float32), device)
-        if not weight.all():
-            kept = weight > 0
-            X, y, weight = X[kept], y[kept], weight[kept]
-        return InMemory(*(tensor.to(device) for tensor in self._tensors(X, y, weight, network)), self.batch_size)
-
-    def _to_tensor(self, X, dtype):
-        """Convert samples to a tensor that shares no memory with X, block by block."""
-        tensor = torch.empty(X.shape, dtype=dtype)
-        for start in range(0, len(X), 8192):
-            self._convert(X[start : start + 8192], tensor[start : start + 8192])
-        return tensor
-
-    def _convert(self, X, out):
-        """Write samples to a tensor on the CPU, standardised without a backbone."""
-        precise = np.float32 if X.dtype in (np.float16, np.float32) else np.float64
-        out, X = out.numpy(), X.astype(precise, copy=False)
-        if self.mean_ is None:
-            out[...] = X
-        elif out.dtype == precise:
-            np.subtract(X, self.mean_.astype(precise), out=out)
-            out /= self.scale_.astype(precise)
-        else:
-            out[...] = (X - self.mean_) / self.scale_
 
     def _start_projection(self, X, weight, network, again):
         """Return what projects the samples' own features, learned or `again`; None if labels alone supervise."""
@@ -351,13 +292,13 @@ class FittingMixin(CallbackSupportMixin):
         if self.projection_ is None:
             M, _, D = network.codebooks.shape
             if backbone is None:
-                units = (self._to_tensor(X[rows], dtype).numpy() for rows in gen_batches(len(X), _AT_ONCE))
+                units = (self._to_tensor(X[rows], dtype).numpy() for rows in gen_batches(len(X), AT_ONCE))
             else:
-                units = (self._units(X[rows], backbone, network) for rows in gen_batches(len(X), _AT_ONCE))
-            weights = (weight[rows] for rows in gen_batches(len(X), _AT_ONCE))
+                units = (self._units(X[rows], backbone, network) for rows in gen_batches(len(X), AT_ONCE))
+            weights = (weight[rows] for rows in gen_batches(len(X), AT_ONCE))
             self.projection_, self.projection_bias_ = learn_projection(zip(units, weights, strict=True), M, D)
         arrays = self.projection_, self.projection_bias_
-        return Projection(*(torch.from_numpy(a).to(device, dtype) for a in arrays), backbone)
+        return Projection(*(torch.from_numpy(a).to(dtype).to(device) for a in arrays), backbone)
 
     def _step(self, network, batches, generator, projection):
         return make_step(
@@ -401,13 +342,3 @@ def _check_layer_sizes(sizes, name):
     if not all(isinstance(size, Integral) and size > 0 for size in sizes):
         raise ValueError(f"{name} must hold positive integers, got {sizes}.")
     return sizes
-
-
-def _output_width(backbone, X):
-    """Return the number of units that the backbone gives for a sample."""
-    backbone.to("cpu").eval()
-    with torch.no_grad():
-        output = backbone(torch.from_numpy(X[:2].astype(np.float32)))
-    if output.ndim != 2 or len(output) != len(X[:2]):
-        raise ValueError(f"Expected a backbone that returns (n_samples, n_units), got {tuple(output.shape)}.")
-    return output.shape[1]
