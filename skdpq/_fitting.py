@@ -55,7 +55,7 @@ class FittingMixin(SamplesMixin, CallbackSupportMixin):
         held_out = self._hold_out(X, y, weight, validation, random_state) if validated else None
         fixed = self._detach_fixed_backbone(X, network, again)
         samples = self._units(X, fixed, network)
-        projection = self._start_projection(samples, weight, network, again)
+        projection = self._start_projection(samples, weight, network, generator, again)
         if held_out is not None:
             (X_val, *labels), weight = held_out
             tensors = self._tensors(self._units(X_val, fixed, network), *labels, network)
@@ -123,7 +123,7 @@ class FittingMixin(SamplesMixin, CallbackSupportMixin):
         generator = torch.Generator().manual_seed(int(random_state.randint(2**31 - 1)))
         generator.manual_seed(generator.initial_seed() + (0 if first else self.n_iter_))
         network = self._start_network(X, generator, not first, dtype=torch.float32).to(device)
-        projection = self._start_projection(X, weight, network, not first)
+        projection = self._start_projection(X, weight, network, generator, not first)
         batches = self._make_batches(X, y, weight, network, device)
         step = self._step(network, batches, generator, projection)
         if not first and self.optimizer_state_ is not None:
@@ -280,7 +280,7 @@ class FittingMixin(SamplesMixin, CallbackSupportMixin):
         n_units = self.architecture_["n_units"]
         return min(_MOST_DROPPED, n_units / (n_units + _NOISE))
 
-    def _start_projection(self, X, weight, network, again):
+    def _start_projection(self, X, weight, network, generator, again):
         """Return what projects the samples' own features, learned or `again`; None if labels alone supervise."""
         if not again:
             self.projection_ = self.projection_bias_ = None
@@ -296,7 +296,9 @@ class FittingMixin(SamplesMixin, CallbackSupportMixin):
             else:
                 units = (self._units(X[rows], backbone, network) for rows in gen_batches(len(X), AT_ONCE))
             weights = (weight[rows] for rows in gen_batches(len(X), AT_ONCE))
-            self.projection_, self.projection_bias_ = learn_projection(zip(units, weights, strict=True), M, D)
+            self.projection_, self.projection_bias_ = learn_projection(
+                zip(units, weights, strict=True), M, D, generator
+            )
         arrays = self.projection_, self.projection_bias_
         return Projection(*(torch.from_numpy(a).to(dtype).to(device) for a in arrays), backbone)
 

@@ -19,13 +19,13 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from threadpoolctl import threadpool_info, threadpool_limits
 
 from ._atomic import all_or_nothing
-from ._principal import balanced_axes
 from .codes import code_dtype
 from .quantizer import QuantizerMixin, compression_ratio
 
 _BLOCK = 2**22  # values of a block: 32 MB in float64
 _N_TRAIN = 2**16  # samples that learn the rotation, as in faiss; but at least 256 a codeword
 _TOL = 1e-4  # relative decrease of the error at which the alternation ends
+_FLOOR = 1e-10  # smallest variance, relative to the largest, that balances parts
 
 
 class ProductQuantizer(CallbackSupportMixin, QuantizerMixin, BaseEstimator):
@@ -365,12 +365,23 @@ def _learn_rotation(X, train, parts, D, K, max_iter, seeds, parallel):
                 break
         return state
 
-    widths = [part.stop - part.start for part in parts]
-    principal = np.hstack(balanced_axes((sample.T @ sample).astype(np.float64), widths))
-    starts = np.eye(X.shape[1]), principal
+    starts = np.eye(X.shape[1]), _balanced_pca(sample, parts)
     states = [alternate(step(start, ["k-means++"] * len(parts), 5), max_iter // 2) for start in starts]
     _, rotation, codebooks, _ = alternate(min(states, key=itemgetter(0)), max_iter - max_iter // 2)
-    shifts = [np.pad((mean @ rotation)[part], (0, D - width)) for part, width in zip(parts, widths, strict=True)]
+    shifts = [np.pad((mean @ rotation)[part], (0, D - (part.stop - part.start))) for part in parts]
     with np.errstate(over="ignore"):  # where samples overflow too, and _project raises
         inits = [np.ldexp(c + shift, exponent).astype(np.float32) for c, shift in zip(codebooks, shifts, strict=True)]
     return rotation, inits
+
+
+def _balanced_pca(sample, parts):
+    """Return principal axes, dealt to the parts so that the products of their variances are about equal."""
+    variances, axes = np.linalg.eigh((sample.T @ sample).astype(np.float64))
+    logs = np.log(np.maximum(variances / (variances[-1] or 1), _FLOOR)) - np.log(_FLOOR)
+    dealt, totals = [[] for _ in parts], np.zeros(len(parts))
+    for axis in reversed(range(len(logs))):  # the largest variance first
+        free = [m for m, part in enumerate(parts) if len(dealt[m]) < part.stop - part.start]
+        m = min(free, key=lambda m: totals[m])
+        dealt[m].append(axis)
+        totals[m] += logs[axis]
+    return axes[:, np.concatenate(dealt).astype(int)]

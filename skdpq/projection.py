@@ -3,8 +3,6 @@
 import numpy as np
 import torch
 
-from ._principal import balanced_axes
-
 
 class Projection:
     """The target t = F P + b of soft and of hard, which is not trained.
@@ -27,10 +25,12 @@ class Projection:
         return torch.addmm(self.bias, x if self.backbone is None else self.backbone(x), self.weight)
 
 
-def learn_projection(blocks, M, D):
-    """Learn the projection to the M * D principal components of samples, dealt to the parts by their variances.
+def learn_projection(blocks, M, D, generator):
+    """Learn a projection to M * D dimensions: random, but of the first principal components alone.
 
-    Its scale makes the squared norm of a part one on average, as that of the codewords is at first.
+    Each part is then another view of all these components. All have about the same norm, so that intra-normalisation
+    (section 4) comes close to normalising the whole, which is what cosine distances do. On average the squared norm of
+    a part is one, as that of the codewords is at first.
 
     Parameters
     ----------
@@ -38,11 +38,13 @@ def learn_projection(blocks, M, D):
         Units and weights of samples, a block at a time.
     M, D : int
         Number of parts, and width of a codeword.
+    generator : torch.Generator
+        Draws the projection; of the CPU.
 
     Returns
     -------
     weight, bias : ndarray of shape (n_units, M * D), (M * D,), float64
-        The columns of components that there are not are zero.
+        P has orthonormal rows or columns, but for its scale; it projects the mean of the samples to zero.
     """
     total, mean, scatter = 0.0, 0.0, 0.0
     for block, weight in blocks:
@@ -52,10 +54,11 @@ def learn_projection(blocks, M, D):
         scatter = scatter + (units.T * weight) @ units
     mean = mean / total
     covariance = scatter / total - np.outer(mean, mean)
-    projection = np.zeros((len(mean), M, D))
-    for m, axes in enumerate(balanced_axes(covariance, [D] * M)):
-        projection[:, m, : axes.shape[1]] = axes
-    projection = projection.reshape(len(mean), M * D)
+    axes = np.linalg.eigh(covariance)[1][:, -M * D :]
+    random = torch.randn(len(mean), M * D, dtype=torch.float64, generator=generator).numpy()
+    # The orthonormal matrix that is nearest to the random one, whatever the signs and the order of the axes.
+    left, _, right = np.linalg.svd(axes.T @ random, full_matrices=False)
+    projection = axes @ left @ right
     variance = (projection * (covariance @ projection)).sum() / M
     projection /= np.sqrt(variance) if variance > 0 else 1.0
     return projection, -mean @ projection

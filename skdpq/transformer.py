@@ -51,7 +51,7 @@ class DPQTransformer(BaseDPQ):
     supervision : float, default=1.0
         Share of the labels in what is learned, 0 to 1: it multiplies the three terms above, and ``1 - supervision`` is
         the weight of the term "preservation", which is the Joint Central Loss with a fixed projection of each sample's
-        own features, to their principal components, in the place of the class center. Below 1, at 0.2 say, codes keep
+        own features, of their principal components, in the place of the class center. Below 1, at 0.2 say, codes keep
         more of what tells classes apart that are not in the training data; 0 needs no labels, and is what is done
         without. With a backbone, features are the units that it gives before training.
     gini_batch_weight : float, default=1.0
