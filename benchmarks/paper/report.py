@@ -88,6 +88,9 @@ def table2(rows):
         first = next(iter(methods.values()))[0][0]
         targets = list(dict.fromkeys(name.partition(" ")[0] for name in first if name not in ("seconds", "on")))
         n_experiments = max(len(experiments) for experiments in methods.values())
+        if any(len(experiments) < n_experiments for experiments in methods.values()):
+            yield f"\n### {group}: not yet complete"
+            continue
         yield f"\n### {group[0].upper() + group[1:]}{f', mean of {n_experiments}' * (n_experiments > 1)}\n"
         yield header("method", "search", *(f"{target}{points}" for target in targets for points in ("", ", 21 points")))
         for method, experiments in methods.items():
@@ -128,6 +131,14 @@ def across_domains(rows, weight):
     return [row for seeds in found for row in seeds]
 
 
+def variants(rows):
+    """Yield the table of what else was tried."""
+    columns = ("a symmetric", "a asymmetric", "c symmetric", "c asymmetric", "accuracy")
+    yield "\n" + header("validation data, 24 bits", *columns)
+    for name, seeds in rows.items():
+        yield line(name, *(cell(seeds, column) for column in columns))
+
+
 def plot_table1(rows, path):
     """Plot mAP against bits."""
     figure, axes = plt.subplots(figsize=(6, 4), layout="constrained")
@@ -138,7 +149,7 @@ def plot_table1(rows, path):
             axes.plot(bits, means, style, color=f"C{color}", label=method if style == "-" else None)
     axes.plot(bits, PAPER["DPQ"]["asymmetric"], "k:", label="DPQ, in the paper")
     axes.set(xlabel="bits", ylabel="mAP, protocol (a)", xticks=bits, title="CIFAR-10: asymmetric (solid), symmetric")
-    axes.legend(fontsize="small", ncols=2)
+    figure.legend(fontsize="small", ncols=4, loc="outside lower center")
     figure.savefig(path, dpi=120)
 
 
@@ -173,8 +184,9 @@ def main():
         ("Table 2: retrieval across domains", table2, "table2"),
         ("Table 3: classification from codes", table3, "table3"),
         ("Figure 2: weight of the Joint Central Loss, and ablation", figure2, "figure2"),
+        ("What else was tried", variants, "variants"),
     ):
-        rows = load(name + "-validation" * options.validation)
+        rows = load(name + "-validation" * (options.validation or name == "variants"))
         if rows:
             print(f"\n## {title}\n\nBy `benchmarks/paper/{name}.py`.")
             print("\n".join(table(rows)))
