@@ -141,9 +141,15 @@ class FittingMixin(SamplesMixin, CallbackSupportMixin):
 
     def _check_training_data(self, X, y, sample_weight, reset=True):
         """Return the data, checked; y is None where nothing is supervised."""
-        checks = {"dtype": "numeric", "allow_nd": self.backbone is not None, "reset": reset}
+        learns_projection = reset and (y is None or self.supervision < 1)  # to components, which one sample has not
+        checks = {
+            "dtype": "numeric",
+            "allow_nd": self.backbone is not None,
+            "reset": reset,
+            "ensure_min_samples": 2 if learns_projection else 1,
+        }
         if y is None:
-            X = validate_data(self, X, y, ensure_min_samples=2 if reset else 1, **checks)
+            X = validate_data(self, X, y, **checks)
         else:
             X, y = validate_data(self, X, y, **checks)
             check_classification_targets(y)

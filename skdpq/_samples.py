@@ -35,11 +35,12 @@ class SamplesMixin:
         """Return what the backbone makes of X, an array; X itself without."""
         if backbone is None:
             return X
+        backbone.eval()
         units = np.empty((len(X), network.n_units), dtype=np.float32)
         with torch.inference_mode():
             for rows in gen_batches(len(X), AT_ONCE):
                 x = self._to_tensor(X[rows], torch.float32).to(network.codebooks.device)
-                units[rows] = backbone.eval()(x).cpu().numpy()
+                units[rows] = backbone(x).cpu().numpy()
         return units
 
     def _tensors(self, X, y, weight, network):

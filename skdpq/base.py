@@ -176,7 +176,7 @@ class BaseDPQ(FittingMixin, QuantizerMixin, BaseEstimator):
         Parameters
         ----------
         X : array-like of shape (n_samples, n_features), or (n_samples, ...) with a backbone
-            Training data; one sample or more.
+            Training data; one sample or more, at the first call two or more with `supervision` below 1.
         y : array-like of shape (n_samples,), default=None
             Class labels, at each call or at none; as in `fit`.
         classes : array-like of shape (n_classes,), default=None

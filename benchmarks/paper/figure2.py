@@ -19,7 +19,8 @@ from unittest import mock
 import numpy as np
 import torch
 from images import base_network, from_classes, load_split, units
-from protocols import add_features, evaluate, evaluate_on, from_files, joined, load_results, make_parser
+from protocols import evaluate, evaluate_on, from_files, joined, load_results, make_parser
+from table2 import TRUNK
 
 from skdpq import DPQClassifier
 from skdpq.network import SoftAndHard
@@ -102,14 +103,12 @@ def ablate(results, train, test, seed):
 
 def main():
     """Compute what is missing for all seeds."""
-    parser = make_parser(__doc__)
-    add_features(parser)
-    options = parser.parse_args()
+    options = make_parser(__doc__, features=True).parse_args()
     results = load_results("figure2", options)
     for seed in range(options.seeds):
         if options.features:
-            experiments = from_files(options.features)
-            sizes = {"M": 8, "K": 256, "D": 64, "hidden_layer_sizes": (2048,), "part_layer_sizes": ()}
+            experiments = [from_files(options.features)]
+            sizes = {"M": 8, "K": 256, "D": 64, **TRUNK}
         else:
             train, test = load_split(options.data, options.validation)
             network, _ = base_network(train, options.cache, seed, test if options.validation else None)

@@ -123,32 +123,31 @@ def map_of_vectors(queries, y, items, labels):
     return total / len(queries)
 
 
-def make_parser(description):
-    """Return a parser of the options that all experiments have."""
+def make_parser(description, features=False):
+    """Return a parser of the options that all experiments have, and of features in the place of images if they may."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", help="images, in a folder or a zip file")
+    samples = parser.add_mutually_exclusive_group(required=True)
+    samples.add_argument("--data", help="images, in a folder or a zip file")
+    if features:
+        samples.add_argument(
+            "--features",
+            nargs="+",
+            help="files (.npz) of features: the first with X_train, y_train, X_test and y_test; others, to search in "
+            "as well, with X and y",
+        )
     parser.add_argument("--cache", default="cache", help="a folder for trained base networks")
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--validation", action="store_true", help="do not look at the test images")
     return parser
 
 
-def add_features(parser):
-    """Add the option that takes features in the place of images."""
-    parser.add_argument(
-        "--features",
-        nargs="+",
-        help="files (.npz) of features: the first with X_train, y_train, X_test and y_test; others, to search in as "
-        "well, with X and y",
-    )
-
-
 def from_files(paths):
-    """Yield the experiment on features: its name, what is learned from, and what is searched."""
+    """Return the experiment on features: its name, what is learned from, and what is searched."""
     source, *others = (np.load(path) for path in paths)
     targets = {Path(path).stem: (data["X"], data["y"]) for path, data in zip(paths[1:], others, strict=True)}
     seen = {"seen": (source["X_test"], source["y_test"])}
-    yield Path(paths[0]).stem, (source["X_train"], source["y_train"]), seen | targets
+    # results are kept by the name, which therefore has all files
+    return ", ".join(Path(path).stem for path in paths), (source["X_train"], source["y_train"]), seen | targets
 
 
 def load_results(name, options):

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 from baselines import SUBIC, lsq
 from images import base_network, from_classes, load_folder, load_split, units
-from protocols import add_features, evaluate_on, evaluate_vectors_on, from_files, joined, load_results, make_parser
+from protocols import evaluate_on, evaluate_vectors_on, from_files, joined, load_results, make_parser
 
 from skdpq import DPQTransformer, ProductQuantizer
 
@@ -28,11 +28,12 @@ SUBIC_TRAINING = {"max_iter": 20, "learning_rate": 3e-3}
 
 
 def from_folder(train, test, folder, cache, seed):
-    """Yield the experiment that searches in another folder."""
+    """Return the experiment that searches in another folder."""
     network, _ = base_network(train, cache, seed)
     target = load_folder(Path(folder), np.random.default_rng(0), train[0].shape[:1:-1])
     train, test, target = ((units(network, X), y) for X, y in (train, test, target))
-    yield "all classes", train, {"seen": test, Path(folder).name: target}
+    name = Path(folder).name
+    return f"all classes, {name}", train, {"seen": test, name: target}
 
 
 def quantized(quantizer, source, targets):
@@ -54,18 +55,17 @@ def uncompressed(targets):
 
 def main():
     """Compute what is missing for all seeds."""
-    parser = make_parser(__doc__)
+    parser = make_parser(__doc__, features=True)
     parser.add_argument("--target", help="search also in the images of this folder, <class>/*")
-    add_features(parser)
     options = parser.parse_args()
     results = load_results("table2", options)
     for seed in range(options.seeds):
         if options.features:
-            experiments = from_files(options.features)
+            experiments = [from_files(options.features)]
         else:
             sides = load_split(options.data, options.validation)
             if options.target:
-                experiments = from_folder(*sides, options.target, options.cache, seed)
+                experiments = [from_folder(*sides, options.target, options.cache, seed)]
             else:
                 experiments = from_classes(*sides, options.cache, seed)
         for experiment, source, targets in experiments:

@@ -15,7 +15,7 @@ from functools import partial
 import torch
 from baselines import SUBIC
 from images import JOINT, OWN, base_network, fit_dpq, load_split, units
-from protocols import add_features, from_files, load_results, make_parser
+from protocols import from_files, load_results, make_parser
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import top_k_accuracy_score
 from table2 import SUBIC_TRAINING, TRUNK, K, M
@@ -74,14 +74,13 @@ def on_features(train, test, seed):
 
 def main():
     """Compute what is missing for all seeds."""
-    parser = make_parser(__doc__)
-    add_features(parser)
-    options = parser.parse_args()
+    options = make_parser(__doc__, features=True).parse_args()
     results = load_results("table3", options)
     for seed in range(options.seeds):
         if options.features:
-            ((_, train, targets),) = from_files(options.features)
+            experiment, train, targets = from_files(options.features)
             computed = on_features(train, targets["seen"], seed)
+            computed = {f"{experiment}: {name}": compute for name, compute in computed.items()}
         else:
             train, test = load_split(options.data, options.validation)
             network, classifier = base_network(train, options.cache, seed, test if options.validation else None)
