@@ -5,6 +5,7 @@ import copy
 import faiss
 import numpy as np
 import torch
+from images import DEVICE
 from sklearn.base import BaseEstimator
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
@@ -113,8 +114,8 @@ class SUBIC(Codebooks):
         """Learn the network."""
         torch.manual_seed(self.seed)
         self.scaler_ = StandardScaler().fit(X) if self.backbone is None else None
-        X, y = self._to_tensor(X), torch.from_numpy(y)
-        backbone = copy.deepcopy(self.backbone)
+        X, y = self._to_tensor(X), torch.from_numpy(y).to(DEVICE)
+        backbone = None if self.backbone is None else copy.deepcopy(self.backbone).to(DEVICE)
         units = X if backbone is None else self._units(backbone.eval(), X)
         self.network_ = network = DPQNetwork(
             units.shape[1],
@@ -127,6 +128,7 @@ class SUBIC(Codebooks):
             dropout=self.dropout,
         )
         network.initialise(torch.Generator().manual_seed(self.seed))
+        network.to(DEVICE)
         self.codebooks_ = np.tile(np.eye(self.K, dtype=np.float32), (self.M, 1, 1))
         self._train(units, y, **self.own)
         if backbone is not None:
@@ -140,7 +142,7 @@ class SUBIC(Codebooks):
         return torch.cat([backbone(x) for x in X.split(1000)])
 
     def _to_tensor(self, X):
-        return torch.from_numpy(X if self.scaler_ is None else self.scaler_.transform(X))
+        return torch.from_numpy(X if self.scaler_ is None else self.scaler_.transform(X)).to(DEVICE)
 
     def _train(self, X, y, max_iter, learning_rate):
         network = self.network_.train()
@@ -170,7 +172,7 @@ class SUBIC(Codebooks):
     def soft(self, X):
         """Return p, concatenated."""
         blocks = [self.network_.distributions(x) for x in self._to_tensor(X).split(1000)]
-        return torch.cat([concatenate_parts(p) for p in blocks]).numpy()
+        return torch.cat([concatenate_parts(p) for p in blocks]).cpu().numpy()
 
     def encode(self, X):
         """Return the most probable entry of each part."""
@@ -179,7 +181,8 @@ class SUBIC(Codebooks):
     @torch.inference_mode()
     def decision_function(self, X):
         """Return what the classifier makes of codes, (n, n_classes)."""
-        return self.network_.classifier(torch.from_numpy(self.decode(self.encode(X)))).numpy()
+        hard = torch.from_numpy(self.decode(self.encode(X))).to(DEVICE)
+        return self.network_.classifier(hard).cpu().numpy()
 
 
 def entropy(p):

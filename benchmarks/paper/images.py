@@ -1,5 +1,6 @@
 """CIFAR-10 images, the base network of the paper's section 4, and how it and DPQ are trained on them."""
 
+import copy
 import hashlib
 import io
 import time
@@ -15,6 +16,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from skdpq import DPQClassifier
 
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")  # as device="auto" of the estimators
 U = 500
 SHIFT = 4  # pixels
 N_EPOCHS, BATCH = 100, 250  # of the base network
@@ -108,10 +110,12 @@ class BaseNetwork(nn.Module):
 def augment(x):
     """Mirror half of the images x (B, 3, H, W), and move each by up to 4 pixels, repeating those at the border."""
     B, _, height, width = x.shape
-    down, right = torch.randint(-SHIFT, SHIFT + 1, (2, B, 1))
-    rows, columns = torch.arange(height) + down, torch.arange(width) + right
-    columns = torch.where(torch.rand(B, 1) < 0.5, columns, columns.flip(1))
-    images, rows, columns = torch.arange(B), rows.clamp(0, height - 1), columns.clamp(0, width - 1)
+    with x.device:
+        down, right = torch.randint(-SHIFT, SHIFT + 1, (2, B, 1))
+        rows, columns = torch.arange(height) + down, torch.arange(width) + right
+        columns = torch.where(torch.rand(B, 1) < 0.5, columns, columns.flip(1))
+        images = torch.arange(B)
+    rows, columns = rows.clamp(0, height - 1), columns.clamp(0, width - 1)
     return x.permute(0, 2, 3, 1)[images[:, None, None], rows[:, :, None], columns[:, None]].permute(0, 3, 1, 2)
 
 
@@ -134,15 +138,15 @@ def train_base(
     and falls linearly to zero. With `validation`, a pair (X, y), its accuracy is printed every tenth epoch.
     """
     torch.manual_seed(seed)
-    network = BaseNetwork(float(X.mean()), float(X.std()))
-    classifier = nn.Linear(U, int(y.max()) + 1)
+    network = BaseNetwork(float(X.mean()), float(X.std())).to(DEVICE)
+    classifier = nn.Linear(U, int(y.max()) + 1).to(DEVICE)
     parameters = [*network.parameters(), *classifier.parameters()]
     groups = [
         {"params": [p for p in parameters if p.ndim > 1], "weight_decay": weight_decay},
         {"params": [p for p in parameters if p.ndim <= 1]},
     ]
     optimizer = torch.optim.SGD(groups, lr=learning_rate, momentum=0.9, nesterov=True, fused=True)
-    X, y = torch.from_numpy(X), torch.from_numpy(y)
+    X, y = torch.from_numpy(X).to(DEVICE), torch.from_numpy(y).to(DEVICE)
     n_batches = len(X) // batch_size
     step, n_steps = 0, n_epochs * n_batches
     for epoch in range(1, n_epochs + 1):
@@ -162,19 +166,21 @@ def train_base(
         if validation is not None and epoch % 10 == 0:
             scored = f", validation {accuracy(classifier, units(network, validation[0]), validation[1]):.4f}"
         print(f"epoch {epoch}: loss {total / n_batches:.4f}, {time.perf_counter() - start:.1f} s{scored}", flush=True)
-    return network.folded(), classifier
+    return network.cpu().folded(), classifier.cpu()
 
 
 @torch.inference_mode()
 def units(network, X):
     """Return the 500 units of images."""
-    return torch.cat([network.eval()(x) for x in torch.from_numpy(X).split(1000)]).numpy()
+    network = copy.deepcopy(network).to(DEVICE).eval()
+    return torch.cat([network(x.to(DEVICE)).cpu() for x in torch.from_numpy(X).split(1000)]).numpy()
 
 
 @torch.inference_mode()
 def accuracy(classifier, F, y):
     """Return the accuracy of a base network's own classifier on units F."""
-    return float((classifier(torch.from_numpy(F)).argmax(1).numpy() == y).mean())
+    logits = classifier(torch.from_numpy(F).to(classifier.weight.device))
+    return float((logits.argmax(1).cpu().numpy() == y).mean())
 
 
 def base_network(train, cache, seed, validation=None, n_epochs=N_EPOCHS):
@@ -194,11 +200,11 @@ def without(data, classes):
     return (X[kept], np.unique(y[kept], return_inverse=True)[1]), (X[~kept], y[~kept])
 
 
-def from_classes(train, test, cache, seed):
-    """Yield the experiments that search for classes that were left out."""
+def from_classes(train, test, cache):
+    """Yield the experiments that search for classes that were left out, each with one base network for all seeds."""
     for classes in UNSEEN:
         source, _ = without(train, classes)
-        network, _ = base_network(source, cache, seed, n_epochs=N_EPOCHS_UNSEEN)
+        network, _ = base_network(source, cache, seed=0, n_epochs=N_EPOCHS_UNSEEN)
         source, seen, unseen = ((units(network, X), y) for X, y in (source, *without(test, classes)))
         yield f"unseen {classes}", source, {"seen": seen, "unseen": unseen}
 

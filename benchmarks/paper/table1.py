@@ -7,7 +7,8 @@
 network is trained with the softmax loss alone, and kept in `--cache`; DPQ and SUBIC start from it, learn their own
 layers, and then train it on jointly with these; the unsupervised methods, and the label codes, take its 500 units. With
 `--validation` the last tenth of the training images stands for the test images, which are then not looked at: so all
-settings were chosen. Results are added to `results/table1.json`; what is there is not computed again.
+settings were chosen. Networks train on a GPU where torch sees one. Results are added to `results/table1.json`; what is
+there is not computed again.
 """
 
 from functools import partial

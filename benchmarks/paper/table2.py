@@ -67,7 +67,7 @@ def main():
             if options.target:
                 experiments = [from_folder(*sides, options.target, options.cache, seed)]
             else:
-                experiments = from_classes(*sides, options.cache, seed)
+                experiments = from_classes(*sides, options.cache)
         for experiment, source, targets in experiments:
             quantizers = {
                 f"DPQ supervision={weight}": DPQTransformer(M, K, 64, supervision=weight, random_state=seed, **TRUNK)
