@@ -2,6 +2,7 @@
 
     python benchmarks/defaults.py
     python benchmarks/defaults.py --data features.npz
+    python benchmarks/defaults.py --only gini_batch_weight
 
 Small sets come with scikit-learn: digits, wine, breast_cancer, iris cut to 30 samples, and two that it generates, of
 2,000 samples with 20 features and of 10,000 with 200; two fifths of each are held out. With `--data`, an .npz file of
@@ -46,6 +47,7 @@ VARIANTS = [
     {"joint_central_weight": 1.0},
     {"gini_batch_weight": 0.0},
     {"gini_batch_weight": 0.3},
+    {"gini_batch_weight": 1.0},
     {"gini_sample_weight": 0.0},
     {"gini_sample_weight": 0.3},
     {"learning_rate": 1e-3},
@@ -156,6 +158,7 @@ def main():
     """Measure all variants and print a table for each set."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", help="an .npz file, instead of the small sets")
+    parser.add_argument("--only", help="a parameter; the others are left as they are")
     parser.add_argument("--seeds", type=int, default=5)
     options = parser.parse_args()
     warnings.simplefilter("ignore", ConvergenceWarning)  # max_iter is among the variants
@@ -163,10 +166,11 @@ def main():
     print(", ".join(f"{module.__name__} {module.__version__}" for module in (skdpq, sklearn, torch, np)))
     print(f"{options.seeds} seeds")
 
+    variants = [variant for variant in VARIANTS if not variant or options.only in (None, *variant)]
     results = {}
     for seed in range(options.seeds):
         for name, params, split in large_set(options.data) if options.data else small_sets(seed):
-            for variant in VARIANTS:
+            for variant in variants:
                 row = measure({**params, **variant, "random_state": seed}, *split)
                 results.setdefault(name, {}).setdefault(str(variant or "defaults").strip("{}"), []).append(row)
     if not options.data:

@@ -25,6 +25,7 @@ from .training import make_step, train, train_one_pass
 
 _NO_CLASSES = np.array([], dtype=np.int64)
 _AUTO_STEPS, _AUTO_EPOCHS = 1000, 20  # what max_iter="auto" runs at least
+_K_AT_ONE = 64  # up to which gini_batch_weight="auto" is 1; GiniBatch of codewords in even use is 1 / K
 # dropout="auto": dropping a share r of n units adds noise of variance r / (1 - r) / n to their mean, here 1 / _NOISE
 _NOISE, _MOST_DROPPED = 750, 0.5
 
@@ -325,6 +326,8 @@ class FittingMixin(SamplesMixin, CallbackSupportMixin):
     def _loss_weights(self, network):
         share = self._supervision(network)
         weights = {name: getattr(self, f"{name}_weight") for name in (*SUPERVISED, "gini_batch", "gini_sample")}
+        if self.gini_batch_weight == "auto":
+            weights["gini_batch"] = max(1.0, self.K / _K_AT_ONE)
         return weights | {name: share * weights[name] for name in SUPERVISED} | {"preservation": 1 - share}
 
     def _n_epochs(self, n_samples):

@@ -90,7 +90,7 @@ input_shape_, n_features_in_, feature_names_in_
         softmax_hard_weight=1.0,
         joint_central_weight=0.5,
         supervision=1.0,
-        gini_batch_weight=1.0,
+        gini_batch_weight="auto",
         gini_sample_weight=0.02,
         learning_rate=3e-3,
         weight_decay=0.2,

@@ -54,8 +54,9 @@ class DPQTransformer(BaseDPQ):
         own features, of their principal components, in the place of the class center. Below 1, at 0.2 say, codes keep
         more of what tells classes apart that are not in the training data; 0 needs no labels, and is what is done
         without. With a backbone, features are the units that it gives before training.
-    gini_batch_weight : float, default=1.0
-        Weight of GiniBatch (equation 6), a mean over the parts.
+    gini_batch_weight : float or "auto", default="auto"
+        Weight of GiniBatch (equation 6), a mean over the parts. ``"auto"`` is 1 up to K=64, and K / 64 beyond: an even
+        use of the codewords has a GiniBatch of 1 / K, and its gradient shrinks like that.
     gini_sample_weight : float, default=0.02
         Weight of GiniSample (equation 7), a mean over the parts.
     learning_rate : float, default=0.003

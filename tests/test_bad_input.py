@@ -167,6 +167,7 @@ BAD_PARAMETERS = [
     ("supervision", 1.5),
     ("supervision", "none"),
     ("gini_batch_weight", -0.1),
+    ("gini_batch_weight", "even"),
     ("gini_sample_weight", None),
     ("learning_rate", 0),
     ("weight_decay", -1),

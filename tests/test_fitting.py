@@ -129,6 +129,35 @@ def test_reaching_max_iter_without_a_plateau_warns(digits):
         DPQTransformer(M=2, K=4, max_iter=2).fit(X, y)
 
 
+@pytest.mark.parametrize(
+    ("params", "explicit"),
+    [
+        ({"K": 16}, {"gini_batch_weight": 1.0}),
+        ({"K": 64}, {"gini_batch_weight": 1.0}),
+        ({"K": 96}, {"gini_batch_weight": 1.5}),
+        ({"K": 256}, {"gini_batch_weight": 4.0}),
+        ({"batch_size": 100}, {"dropout": 64 / 814}),
+        ({"batch_size": 1297}, {"dropout": 0.0}),
+    ],
+)
+def test_auto_is_what_its_documentation_says(digits, params, explicit):
+    X, _, y, _ = digits
+    params = {"M": 2, "K": 16, "max_iter": 2, "random_state": 0} | params
+    ((name, value),) = explicit.items()
+    auto, same, other = (
+        DPQTransformer(**params).set_params(**{name: value}).fit(X, y).soft(X) for value in ("auto", value, value + 0.3)
+    )
+    assert_array_equal(auto, same)
+    assert not np.array_equal(auto, other)
+
+
+def test_auto_epochs_are_a_thousand_batches_at_least_twenty(digits):
+    X, _, y, _ = digits
+    for batch_size, n_epochs in ((650, 500), (13, 20)):
+        dpq = DPQTransformer(M=2, K=4, batch_size=batch_size, tol=0, n_iter_no_change=1000, hidden_layer_sizes=(4,))
+        assert dpq.fit(X, y).n_iter_ == n_epochs
+
+
 class Interrupt:
     """A callback that raises or stops after some epochs."""
 

@@ -7,7 +7,7 @@
 As table1.py, of which this takes the base networks, or on features from a file, as for table2.py. DPQ and SUBIC
 classify by their own look-up tables; PQ and OPQ by a linear classifier of decoded vectors. On images, DPQ and SUBIC
 start from the base network, beside its own classifier; all are also run on its 500 units alone, by the paper's ImageNet
-architecture, and DPQ by its defaults.
+architecture, and DPQ by its defaults, and with a share of the features themselves in what it learns.
 """
 
 from functools import partial
@@ -61,7 +61,8 @@ def on_features(train, test, seed):
     classifiers = {
         "linear classifier, not compressed": linear_classifier(),
         "DPQ": DPQClassifier(M, K, 64, random_state=seed, **TRUNK),
-        "DPQ, default architecture": DPQClassifier(M, K, random_state=seed),
+        "DPQ, defaults": DPQClassifier(M, K, random_state=seed),
+        "DPQ, defaults, supervision=0.8": DPQClassifier(M, K, supervision=0.8, random_state=seed),
         "SUBIC": SUBIC(M, K, own=SUBIC_TRAINING, seed=seed, **TRUNK),
     }
     quantizers = {
