@@ -158,7 +158,7 @@ def encode_classes(n):
         y = rng.integers(0, N_CLASSES, n)
         return centers[y] + rng.standard_normal((n, N_FEATURES), dtype=np.float32), y
 
-    transformer = DPQTransformer(M=8, K=256, max_iter=3, random_state=0)
+    transformer = DPQTransformer(M=8, K=256, gini_batch_weight=1.0, max_iter=3, random_state=0)
     return fit_and_encode(transformer, *sample(100_000), sample(n)[0], sample(COUNTS[-1])[0])
 
 

@@ -65,7 +65,7 @@ from skdpq.network import DPQNetwork
 BATCH = 256
 TURN, LONG = 1.0, 4.0  # seconds: of the epochs that are timed, about; of an epoch that is timed once
 SIDE = 1024  # of the matrices whose product is the yardstick
-DEFAULTS = DPQTransformer().get_params()
+DEFAULTS = DPQTransformer(gini_batch_weight=1.0).get_params()  # one weight whatever K, for all that are compared
 OURS = "skdpq"
 
 
@@ -132,7 +132,7 @@ def objective(network, output, y):
 def fit_ours(case, X, y, n_epochs, **params):
     """Fit a DPQTransformer."""
     params = {"max_iter": n_epochs, "n_iter_no_change": n_epochs, "device": "cpu", "random_state": 0} | params
-    params |= {"dropout": 0.0, "label_smoothing": 0.0}
+    params |= {"dropout": 0.0, "label_smoothing": 0.0, "gini_batch_weight": DEFAULTS["gini_batch_weight"]}
     DPQTransformer(**case.params, batch_size=BATCH, **params).fit(X, y)
 
 
