@@ -158,7 +158,8 @@ def main():
     """Measure all variants and print a table for each set."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", help="an .npz file, instead of the small sets")
-    parser.add_argument("--only", help="a parameter; the others are left as they are")
+    names = sorted({name for variant in VARIANTS for name in variant})
+    parser.add_argument("--only", choices=names, metavar="NAME", help="a parameter; the others are left as they are")
     parser.add_argument("--seeds", type=int, default=5)
     options = parser.parse_args()
     warnings.simplefilter("ignore", ConvergenceWarning)  # max_iter is among the variants
