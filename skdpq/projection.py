@@ -28,9 +28,11 @@ class Projection:
 def learn_projection(blocks, M, D, generator):
     """Learn a projection to M * D dimensions: random, but of the first principal components alone.
 
-    Each part is then another view of all these components. All have about the same norm, so that intra-normalisation
-    (section 4) comes close to normalising the whole, which is what cosine distances do. On average the squared norm of
-    a part is one, as that of the codewords is at first.
+    A part has as many dimensions as the components have in effect, (sum of variances)^2 / (sum of their squares), and
+    zeros after them: a codebook tells apart more in few dimensions, and with fewer than these a part is no longer a
+    view of the whole. All parts have about the same norm, so that intra-normalisation (section 4) comes close to
+    normalising the whole, which is what cosine distances do. On average the squared norm of a part is one, as that of
+    the codewords is at first.
 
     Parameters
     ----------
@@ -44,7 +46,7 @@ def learn_projection(blocks, M, D, generator):
     Returns
     -------
     weight, bias : ndarray of shape (n_units, M * D), (M * D,), float64
-        P has orthonormal rows or columns, but for its scale; it projects the mean of the samples to zero.
+        P has orthonormal rows or columns, but for its scale and the zeros; it projects the mean of the samples to zero.
     """
     total, mean, scatter = 0.0, 0.0, 0.0
     for block, weight in blocks:
@@ -54,11 +56,21 @@ def learn_projection(blocks, M, D, generator):
         scatter = scatter + (units.T * weight) @ units
     mean = mean / total
     covariance = scatter / total - np.outer(mean, mean)
-    axes = np.linalg.eigh(covariance)[1][:, -M * D :]
-    random = torch.randn(len(mean), M * D, dtype=torch.float64, generator=generator).numpy()
+    variances, axes = np.linalg.eigh(covariance)
+    width = min(D, _n_effective(variances))
+    axes = axes[:, -M * width :]
+    random = torch.randn(len(mean), M * width, dtype=torch.float64, generator=generator).numpy()
     # The orthonormal matrix that is nearest to the random one, whatever the signs and the order of the axes.
     left, _, right = np.linalg.svd(axes.T @ random, full_matrices=False)
-    projection = axes @ left @ right
+    projection = np.zeros((len(mean), M, D))
+    projection[:, :, :width] = (axes @ left @ right).reshape(len(mean), M, width)
+    projection = projection.reshape(len(mean), M * D)
     variance = (projection * (covariance @ projection)).sum() / M
     projection /= np.sqrt(variance) if variance > 0 else 1.0
     return projection, -mean @ projection
+
+
+def _n_effective(variances):
+    """Return in how many directions the samples vary in effect: all if variances are equal, one if one outweighs."""
+    squares = np.square(variances).sum()
+    return round(variances.sum() ** 2 / squares) if squares > 0 else 1

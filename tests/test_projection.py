@@ -38,9 +38,21 @@ def test_projections_keep_the_geometry_of_the_principal_components(n_features, M
     target = X @ projection + bias
     assert_allclose(target.mean(0), 0, atol=1e-10)
     assert_allclose(np.square(target).sum(1).mean() / M, 1)
-    components = PCA(min(n_features, M * D)).fit_transform(X)
+    pca = PCA().fit(X)
+    width = min(D, round(pca.explained_variance_.sum() ** 2 / np.square(pca.explained_variance_).sum()))
+    assert (target.reshape(-1, M, D)[:, :, width:] == 0).all()
+    components = pca.transform(X)[:, : M * width]
     scale = np.square(target).sum() / np.square(components).sum()
     assert_allclose(target @ target.T, scale * (components @ components.T), atol=1e-8 * scale * np.square(X).max())
+
+
+def test_parts_have_as_many_dimensions_as_the_samples_vary_in():
+    rng = np.random.default_rng(0)
+    for stretch, width in ((1, 8), ((9, 9, 9, 1e-3, 1e-3, 1e-3, 1e-3, 1e-3), 3), ((9, *(1e-3,) * 7), 1)):
+        X = rng.normal(size=(40, 8))
+        X = np.linalg.qr(X - X.mean(0))[0] * stretch  # of equal variances, but for the stretch
+        projection, _ = learn(X, np.ones(40), 2, 16)
+        assert_array_equal(projection.any(axis=0), np.tile(np.arange(16) < width, 2))
 
 
 def test_projections_do_not_depend_on_the_order_of_samples_but_on_the_generator():
