@@ -57,7 +57,7 @@ def learn_projection(blocks, M, D, generator):
     mean = mean / total
     covariance = scatter / total - np.outer(mean, mean)
     variances, axes = np.linalg.eigh(covariance)
-    width = min(D, _n_effective(variances))
+    width = min(D, _n_effective(variances.clip(0)))  # without negative ones by rounding
     axes = axes[:, -M * width :]
     random = torch.randn(len(mean), M * width, dtype=torch.float64, generator=generator).numpy()
     # The orthonormal matrix that is nearest to the random one, whatever the signs and the order of the axes.

@@ -71,9 +71,10 @@ def test_all_parts_of_a_projection_have_about_the_same_norm():
 
 
 def test_features_that_do_not_vary_are_projected_to_zero():
-    projection, bias = learn(np.full((9, 4), 3.0), np.ones(9), 2, 3)
-    assert np.isfinite(projection).all()
-    assert_allclose(np.full(4, 3.0) @ projection + bias, 0, atol=1e-12)
+    for value in (3.0, 0.1, 1e3 / 3):
+        projection, bias = learn(np.full((9, 4), value), np.ones(9) / 7, 2, 3)
+        assert np.isfinite(projection).all()
+        assert_allclose(np.full(4, value) @ projection + bias, 0, atol=1e-12)
 
 
 @pytest.fixture(scope="module")
