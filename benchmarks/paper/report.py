@@ -98,8 +98,9 @@ def table2(rows):
                 for suffix in ("", " IntraNorm"):
                     if f"{targets[0]} {search}{suffix}" in experiments[0][0]:
                         names = [f"{t} {search}{suffix}{p}" for t in targets for p in ("", ", 21 points")]
-                        means = [np.mean([row[name] for seeds in experiments for row in seeds]) for name in names]
-                        yield line(method, f"{search}{suffix}", *(f"{mean:.4f}" for mean in means))
+                        by_seed = zip(*experiments, strict=False)  # seeds that all experiments have
+                        means = [{name: np.mean([row[name] for row in each]) for name in names} for each in by_seed]
+                        yield line(method, f"{search}{suffix}", *(cell(means, name) for name in names))
 
 
 def table3(rows):
