@@ -57,7 +57,7 @@ def learn_projection(blocks, M, D, generator):
     mean = mean / total
     covariance = scatter / total - np.outer(mean, mean)
     variances, axes = np.linalg.eigh(covariance)
-    width = min(D, _n_effective(variances.clip(0)))  # without negative ones by rounding
+    width = min(D, _n_effective(variances))
     axes = axes[:, -M * width :]
     random = torch.randn(len(mean), M * width, dtype=torch.float64, generator=generator).numpy()
     # The orthonormal matrix that is nearest to the random one, whatever the signs and the order of the axes.
@@ -72,5 +72,6 @@ def learn_projection(blocks, M, D, generator):
 
 def _n_effective(variances):
     """Return in how many directions the samples vary in effect: all if variances are equal, one if one outweighs."""
+    variances = variances.clip(0)  # by rounding, some may be negative
     squares = np.square(variances).sum()
     return round(variances.sum() ** 2 / squares) if squares > 0 else 1
