@@ -31,7 +31,7 @@ from sklearn.preprocessing import StandardScaler
 
 import skdpq
 from skdpq import DPQClassifier, DPQNeighbors
-from skdpq.network import DPQNetwork
+from skdpq._learning.network import DPQNetwork
 
 VARIANTS = [
     {},

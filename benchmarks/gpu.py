@@ -16,10 +16,10 @@ import numpy as np
 import torch
 from sklearn.utils import gen_batches
 
-from skdpq import _torch_scan
-from skdpq._environment import check_device
-from skdpq.index import CodeIndex
-from skdpq.quantizer import decode
+from skdpq._codes import decode
+from skdpq._device import check_device
+from skdpq._search import scan_torch
+from skdpq._search.index import CodeIndex
 
 M, K = 8, 256
 
@@ -41,14 +41,14 @@ def distances_alone(index, queries, device):
     codes = torch.from_numpy(index.codes).to(device)
     vectors = torch.from_numpy(decode(index.codes, index.codebooks)).to(device)
     there, parts = torch.tensor(index.codebooks, device=device), torch.from_numpy(queries).T.to(device)
-    tables = _torch_scan._make_tables(index.codebooks, there, queries)
+    tables = scan_torch._make_tables(index.codebooks, there, queries)
 
     def sums():
-        for block in gen_batches(len(codes), _torch_scan._DISTANCES // len(queries)):
-            _torch_scan._distances(codes[block], tables)
+        for block in gen_batches(len(codes), scan_torch._DISTANCES // len(queries)):
+            scan_torch._distances(codes[block], tables)
 
     def product():
-        for block in gen_batches(len(codes), _torch_scan._DISTANCES // len(queries)):
+        for block in gen_batches(len(codes), scan_torch._DISTANCES // len(queries)):
             vectors[block] @ parts
 
     return seconds(sums, device)[0], seconds(product, device)[0]

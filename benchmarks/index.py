@@ -28,15 +28,15 @@ from sklearn.frozen import FrozenEstimator
 
 import skdpq
 from skdpq import DPQNeighbors, ProductQuantizer
-from skdpq._lookup import BLOCK, HAS_SHUFFLES, mark_block, n_registers
-from skdpq.index import CodeIndex
+from skdpq._search.index import CodeIndex
+from skdpq._search.simd import BLOCK, HAS_SHUFFLES, mark_block, n_registers
 
 M, K, D = 8, 256, 8
 FIRST_ANSWER = """
 import time
 start = time.perf_counter()
 import numpy as np
-from skdpq.index import CodeIndex
+from skdpq._search.index import CodeIndex
 imported = time.perf_counter()
 rng = np.random.default_rng(0)
 index = CodeIndex(rng.normal(size=(8, 256, 8)))

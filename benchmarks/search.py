@@ -52,10 +52,9 @@ from threadpoolctl import threadpool_limits
 
 import skdpq
 from skdpq import DPQTransformer
-from skdpq.codes import pack_codes
-from skdpq.index import CodeIndex
-from skdpq.quantizer import decode
-from skdpq.tables import lut_asymmetric
+from skdpq._codes import decode, pack_codes
+from skdpq._search.index import CodeIndex
+from skdpq._search.tables import lut_asymmetric
 
 COUNTS = (1, 16, 256, 4096)  # queries a call
 KS = (1, 10, 100)

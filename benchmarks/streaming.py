@@ -22,7 +22,8 @@ import sklearn
 import torch
 
 import skdpq
-from skdpq import DPQClassifier, _batches
+from skdpq import DPQClassifier
+from skdpq._learning import batches as _batches
 
 N_FEATURES, N_CLASSES = 128, 100
 

@@ -57,10 +57,11 @@ from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader, TensorDataset
 
 import skdpq
-from skdpq import DPQTransformer, _encoding
-from skdpq._step import RecordedStep
-from skdpq.losses import TERMS
-from skdpq.network import DPQNetwork
+from skdpq import DPQTransformer
+from skdpq._learning import inference as _encoding
+from skdpq._learning.fast_step.step import RecordedStep
+from skdpq._learning.losses import TERMS
+from skdpq._learning.network import DPQNetwork
 
 BATCH = 256
 TURN, LONG = 1.0, 4.0  # seconds: of the epochs that are timed, about; of an epoch that is timed once

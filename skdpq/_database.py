@@ -12,7 +12,7 @@ from sklearn.utils.metadata_routing import process_routing
 from sklearn.utils.validation import _num_samples, check_is_fitted, validate_data
 
 from ._device import search_device
-from .index import CodeIndex
+from ._search.index import CodeIndex
 from .product_quantizer import ProductQuantizer
 
 _BLOCK = 16384  # samples encoded at a time where callbacks watch

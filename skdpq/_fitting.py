@@ -13,15 +13,16 @@ from sklearn.utils import check_random_state, compute_class_weight, gen_batches
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import _check_sample_weight, check_consistent_length, column_or_1d, validate_data
 
-from . import _batches
-from ._environment import check_device, seeded_globally
+from ._device import check_device
+from ._learning import batches as _batches
+from ._learning.inputs import AT_ONCE, SamplesMixin, output_width
+from ._learning.losses import SUPERVISED
+from ._learning.network import DPQNetwork
+from ._learning.projection import Projection, learn_projection
+from ._learning.step import make_step
+from ._learning.training import seeded_globally, train, train_one_pass
 from ._progress import Watch
-from ._samples import AT_ONCE, SamplesMixin, output_width
-from .losses import SUPERVISED
-from .network import DPQNetwork
-from .projection import Projection, learn_projection
-from .quantizer import compression_ratio
-from .training import make_step, train, train_one_pass
+from ._quantizer import compression_ratio
 
 _NO_CLASSES = np.array([], dtype=np.int64)
 _AUTO_STEPS, _AUTO_EPOCHS = 1000, 20  # what max_iter="auto" runs at least

@@ -7,9 +7,9 @@ from scipy.special import log_softmax, softmax
 from sklearn.base import ClassifierMixin
 from sklearn.utils._param_validation import Interval, StrOptions
 
-from .base import BaseDPQ
-from .codes import check_codes
-from .tables import lut_classification
+from ._base import BaseDPQ
+from ._codes import check_codes
+from ._search.tables import lut_classification
 
 
 class DPQClassifier(ClassifierMixin, BaseDPQ):

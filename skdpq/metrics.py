@@ -22,8 +22,8 @@ from sklearn.utils import (
 )
 from sklearn.utils.validation import check_is_fitted
 
-from . import ranking
-from .ranking import CodeGroups, tie_groups_from_distances
+from ._search import ranking
+from ._search.ranking import CodeGroups, tie_groups_from_distances
 
 __all__ = [
     "interpolated_mean_average_precision",

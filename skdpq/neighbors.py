@@ -11,12 +11,12 @@ from sklearn.utils.metadata_routing import MetadataRouter, MethodMapping
 from sklearn.utils.validation import _num_samples, check_is_fitted, validate_data
 
 from ._atomic import all_or_nothing
+from ._codes import check_codes
 from ._database import DatabaseMixin
 from ._device import TorchDevice, search_device
 from ._graphs import GraphMixin
-from ._scan import query_blocks
-from .codes import check_codes
-from .index import CodeIndex
+from ._search.index import CodeIndex
+from ._search.scan_numba import query_blocks
 from .metrics import score_neighbors
 from .product_quantizer import ProductQuantizer
 

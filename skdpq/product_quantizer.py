@@ -19,8 +19,8 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from threadpoolctl import threadpool_info, threadpool_limits
 
 from ._atomic import all_or_nothing
-from .codes import code_dtype
-from .quantizer import QuantizerMixin, compression_ratio
+from ._codes import code_dtype
+from ._quantizer import QuantizerMixin, compression_ratio
 
 _BLOCK = 2**22  # values of a block: 32 MB in float64
 _N_TRAIN = 2**16  # samples that learn the rotation, as in faiss; but at least 256 a codeword

@@ -1,6 +1,6 @@
 """DPQTransformer."""
 
-from .base import BaseDPQ
+from ._base import BaseDPQ
 
 
 class DPQTransformer(BaseDPQ):

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from numpy.testing import assert_array_equal
 from scipy.sparse import csr_array
 
-from skdpq.codes import check_codes, code_dtype, pack_codes, packed_width, unpack_codes
+from skdpq._codes import check_codes, code_dtype, pack_codes, packed_width, unpack_codes
 
 seeds = st.integers(0, 2**32 - 1)
 

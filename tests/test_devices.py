@@ -10,10 +10,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from skdpq import DPQClassifier
-from skdpq._batches import InMemory, Streamed
-from skdpq.losses import TERMS
-from skdpq.network import DPQNetwork
-from skdpq.training import make_step
+from skdpq._learning.batches import InMemory, Streamed
+from skdpq._learning.losses import TERMS
+from skdpq._learning.network import DPQNetwork
+from skdpq._learning.step import make_step
 
 DEVICES = ["cpu"]
 DEVICES += ["cuda"] if torch.cuda.is_available() else []

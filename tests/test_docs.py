@@ -1,6 +1,6 @@
 """The README's code runs, and the paper's map leads to things that are there."""
 
-import importlib
+import pkgutil
 import re
 from pathlib import Path
 
@@ -28,10 +28,7 @@ def paper_map():
 
 @pytest.mark.parametrize("name", paper_map())
 def test_the_map_of_the_paper_leads_to_code(name):
-    module, *attributes = name.split(".")
-    found = importlib.import_module(f"skdpq.{module}")
-    for attribute in attributes:
-        found = getattr(found, attribute)
+    pkgutil.resolve_name(f"skdpq.{name}")
 
 
 def test_the_map_of_the_paper_is_not_empty():

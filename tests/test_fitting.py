@@ -19,7 +19,7 @@ from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import StandardScaler
 
 from skdpq import DPQClassifier, DPQNeighbors, DPQTransformer, ProductQuantizer
-from skdpq._batches import InMemory, Streamed
+from skdpq._learning.batches import InMemory, Streamed
 from skdpq._progress import announced
 
 
@@ -38,8 +38,8 @@ def gathered(batches):
 
 @pytest.mark.parametrize("batch_size", [1, 7, 64, 1000])
 def test_an_epoch_of_streamed_batches_visits_each_sample_with_weight_once(batch_size, monkeypatch):
-    monkeypatch.setattr("skdpq._batches._CHUNK", 4 * 3 * 10)  # ten samples
-    monkeypatch.setattr("skdpq._batches._MIXED", 4)
+    monkeypatch.setattr("skdpq._learning.batches._CHUNK", 4 * 3 * 10)  # ten samples
+    monkeypatch.setattr("skdpq._learning.batches._MIXED", 4)
     rng = np.random.default_rng(0)
     X, y, weight = np.arange(300.0).reshape(100, 3), np.arange(100), rng.integers(0, 3, 100).astype(float)
     streamed = Streamed(X, y, weight, batch_size, torch.from_numpy, torch.device("cpu"))
@@ -74,8 +74,8 @@ def test_streaming_a_memory_map_is_as_good_as_memory(digits, dtype, tmp_path, mo
     np.save(tmp_path / "X.npy", X)
     clf = DPQClassifier(M=4, K=16, max_iter=40, random_state=0)
     in_memory = clone(clf).fit(X, y).score(X_test, y_test)
-    monkeypatch.setattr("skdpq._batches.IN_MEMORY", 0)
-    monkeypatch.setattr("skdpq._batches._CHUNK", 4 * 64 * 16)
+    monkeypatch.setattr("skdpq._learning.batches.IN_MEMORY", 0)
+    monkeypatch.setattr("skdpq._learning.batches._CHUNK", 4 * 64 * 16)
     streamed = clf.fit(np.load(tmp_path / "X.npy", mmap_mode="r"), y)
     assert streamed.parameters_["codebooks"].dtype == np.float32
     assert streamed.score(X_test, y_test) > in_memory - 0.02

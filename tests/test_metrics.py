@@ -18,6 +18,7 @@ from sklearn.model_selection import GridSearchCV, StratifiedKFold, cross_validat
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from skdpq._search.ranking import CodeGroups, tie_groups_from_distances
 from skdpq.metrics import (
     interpolated_mean_average_precision,
     mean_average_precision,
@@ -26,7 +27,6 @@ from skdpq.metrics import (
     retrieval_scorer,
     score_neighbors,
 )
-from skdpq.ranking import CodeGroups, tie_groups_from_distances
 
 quick = settings(max_examples=60, deadline=None)
 

@@ -1,13 +1,17 @@
 """What importing costs, and what each half imports."""
 
+import ast
 import os
 import subprocess
 import sys
 from importlib import metadata
+from pathlib import Path
 
 import pytest
 
 import skdpq
+
+PACKAGE = Path(skdpq.__file__).parent
 
 
 def run(code):
@@ -59,8 +63,52 @@ def test_the_searching_half_never_imports_torch():
     assert run(SEARCH) == ["False"]
 
 
-@pytest.mark.parametrize(
-    "module", ["codes", "tables", "kernels", "index", "ranking", "metrics", "product_quantizer", "neighbors", "_device"]
-)
-def test_no_room_of_the_searching_half_imports_torch(module):
+def imported(path):
+    """Return the full names of the modules that a file imports, anywhere in it."""
+    package = ("skdpq", *path.relative_to(PACKAGE).parent.parts)
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else ()
+            module = ".".join([*base, *([node.module] if node.module else [])])
+            names |= {module} | {f"{module}.{alias.name}" for alias in node.names}
+    return names
+
+
+def rooms(wing):
+    return sorted((PACKAGE / wing).rglob("*.py"))
+
+
+def imports_of(path, module):
+    return {name for name in imported(path) if name == module or name.startswith(f"{module}.")}
+
+
+@pytest.mark.parametrize(("wing", "other"), [("_search", "_learning"), ("_learning", "_search")])
+def test_the_wings_do_not_import_each_other(wing, other):
+    assert rooms(wing)
+    for path in rooms(wing):
+        assert not imports_of(path, f"skdpq.{other}"), path
+
+
+def test_what_the_wings_share_imports_neither():
+    for name in ("_atomic", "_codes", "_device", "_progress", "_quantizer", "_threads"):
+        path = PACKAGE / f"{name}.py"
+        assert not any(imports_of(path, f"skdpq.{wing}") for wing in ("_search", "_learning")), path
+
+
+def test_the_searching_wing_imports_torch_in_one_room():
+    assert [path.name for path in rooms("_search") if imports_of(path, "torch")] == ["scan_torch.py"]
+
+
+def test_imports_are_seen_wherever_and_however_they_stand(tmp_path):
+    path = PACKAGE / "_search" / "room.py"
+    code = "def f():\n    from ..  import _learning\n    from .tables import decode\n    import torch.nn"
+    names = imported(type("File", (), {"relative_to": path.relative_to, "read_text": lambda self: code})())
+    assert {"skdpq._learning", "skdpq._search.tables", "torch.nn"} <= names
+
+
+@pytest.mark.parametrize("module", ["metrics", "product_quantizer", "neighbors", "_device", "_search.index"])
+def test_searching_starts_without_torch(module):
     assert "torch" not in run(f"import skdpq.{module}; {LOADED}")

@@ -14,7 +14,7 @@ from joblib import Parallel, delayed
 from numpy.testing import assert_array_equal
 
 import skdpq
-from skdpq.index import CodeIndex
+from skdpq._search.index import CodeIndex
 
 PACKAGE = Path(skdpq.__file__).parent
 
@@ -34,7 +34,7 @@ def assert_same(actual, expected):
 
 @pytest.mark.parametrize("n_jobs", [1, 2])
 def test_calls_from_many_threads_do_not_disturb_one_another(problem, n_jobs, monkeypatch):
-    monkeypatch.setattr("skdpq._scan._WORTH_THREADS", 0)
+    monkeypatch.setattr("skdpq._search.scan_numba._WORTH_THREADS", 0)
     index, queries = problem
     k = [1 + i % 7 for i in range(40)]
     expected = {n: index.kneighbors(queries, n, symmetric=False) for n in set(k)}
@@ -76,9 +76,9 @@ def test_workers_of_joblib_find_the_same(problem, n_jobs):
 SEARCH = """
 import os, sys
 import numpy as np
-import skdpq._scan
-from skdpq.index import CodeIndex
-skdpq._scan._WORTH_THREADS = 0
+import skdpq._search.scan_numba
+from skdpq._search.index import CodeIndex
+skdpq._search.scan_numba._WORTH_THREADS = 0
 rng = np.random.default_rng(0)
 index = CodeIndex(rng.normal(size=(3, 256, 2)))
 index.add(rng.integers(256, size=(3000, 3)))

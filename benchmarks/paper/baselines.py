@@ -11,7 +11,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 from torch.nn.functional import cross_entropy
 
-from skdpq.network import DPQNetwork, concatenate_parts
+from skdpq._learning.network import DPQNetwork, concatenate_parts
 
 
 class Codebooks(BaseEstimator):

@@ -23,8 +23,8 @@ from protocols import evaluate, evaluate_on, from_files, joined, load_results, m
 from table2 import TRUNK
 
 from skdpq import DPQClassifier
-from skdpq.network import SoftAndHard
-from skdpq.training import AutogradStep
+from skdpq._learning.network import SoftAndHard
+from skdpq._learning.step import AutogradStep
 
 M, K = 4, 64
 CENTRAL_WEIGHTS = (0.0, 0.1, 0.25, 0.5, 1.0, 2.0, 4.0)
@@ -56,7 +56,7 @@ def no_straight_through():
         return AutogradStep(network, loss_weights, label_smoothing, weight_decay, generator, projection)
 
     with (
-        mock.patch("skdpq.network.SoftAndHard", HardIsConstant),
+        mock.patch("skdpq._learning.network.SoftAndHard", HardIsConstant),
         mock.patch("skdpq._fitting.make_step", autograd),
     ):
         yield

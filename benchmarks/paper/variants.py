@@ -17,7 +17,7 @@ from protocols import evaluate, load_results, make_parser
 from torch.nn.functional import normalize
 
 from skdpq import DPQClassifier, losses
-from skdpq.training import AutogradStep
+from skdpq._learning.step import AutogradStep
 
 M, K = 4, 64
 

@@ -9,12 +9,11 @@ import copy
 
 import numpy as np
 
-from . import _scan
-from ._segments import build, distinct_rows, keep, merge
-from ._selection import without_self
-from .codes import check_codes, code_dtype
-from .quantizer import decode
+from .._codes import check_codes, code_dtype, decode
+from . import scan_numba
+from .segments import build, distinct_rows, keep, merge
 from .tables import check_range, lut_asymmetric, lut_symmetric
+from .topk import without_self
 
 _MAX_ID = 2**63 - 2  # so that the id after it is an int64 too
 
@@ -299,18 +298,18 @@ class CodeIndex:
 
     def _nearest(self, queries, k, symmetric, n_jobs, device):
         if device is None:
-            return _scan.nearest(*self._scanned(queries, symmetric), k, n_jobs)
-        from . import _torch_scan
+            return scan_numba.nearest(*self._scanned(queries, symmetric), k, n_jobs)
+        from . import scan_torch
 
-        return _torch_scan.nearest(*self._scanned_by_torch(queries, symmetric), k, device)
+        return scan_torch.nearest(*self._scanned_by_torch(queries, symmetric), k, device)
 
     def _within_radius(self, queries, limit, symmetric, n_jobs, device):
         limit = np.float32(limit)
         if device is None:
-            return _scan.within_radius(*self._scanned(queries, symmetric), limit, n_jobs)
-        from . import _torch_scan
+            return scan_numba.within_radius(*self._scanned(queries, symmetric), limit, n_jobs)
+        from . import scan_torch
 
-        return _torch_scan.within_radius(*self._scanned_by_torch(queries, symmetric), limit, device)
+        return scan_torch.within_radius(*self._scanned_by_torch(queries, symmetric), limit, device)
 
     def _scanned(self, queries, symmetric):
         """Return what `_scan` asks for."""
@@ -318,7 +317,7 @@ class CodeIndex:
         return self.segments, lambda block: self.tables(queries[block], symmetric), len(queries), M, K
 
     def _scanned_by_torch(self, queries, symmetric):
-        """Return what `_torch_scan` asks for."""
+        """Return what `scan_torch` asks for."""
 
         def represent(block):
             checked = self._checked(queries[block], symmetric)

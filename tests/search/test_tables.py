@@ -6,8 +6,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 
-from skdpq.quantizer import decode
-from skdpq.tables import lut_asymmetric, lut_classification, lut_symmetric
+from skdpq._codes import decode
+from skdpq._search.tables import lut_asymmetric, lut_classification, lut_symmetric
 
 seeds = st.integers(0, 2**32 - 1)
 sizes = st.tuples(st.integers(1, 6), st.integers(2, 20), st.integers(1, 9))

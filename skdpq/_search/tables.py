@@ -7,7 +7,7 @@ rounding, whatever the scale or offset of the vectors; a search then sums float3
 import numba
 import numpy as np
 
-from .quantizer import decode
+from .._codes import decode
 
 
 def lut_classification(codebooks, coef):

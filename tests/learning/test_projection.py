@@ -14,7 +14,7 @@ from sklearn.frozen import FrozenEstimator
 from sklearn.preprocessing import StandardScaler
 
 from skdpq import DPQClassifier, DPQNeighbors, DPQTransformer
-from skdpq.projection import Projection, learn_projection
+from skdpq._learning.projection import Projection, learn_projection
 
 SMALL = {"M": 2, "K": 8, "D": 3, "hidden_layer_sizes": (16,), "random_state": 0, "max_iter": 3}
 

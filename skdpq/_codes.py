@@ -56,6 +56,31 @@ def check_codes(codes, M, K):
     return np.ascontiguousarray(codes, dtype=code_dtype(K))
 
 
+def decode(codes, codebooks):
+    """Return the hard representation of codes (equations 2 and 4).
+
+    Parameters
+    ----------
+    codes : array-like of shape (n, M)
+        Integers in ``range(K)``.
+    codebooks : ndarray of shape (M, K, D)
+        The codebooks C_m.
+
+    Returns
+    -------
+    hard : ndarray of shape (n, M * D)
+        Row z_m of every C_m, concatenated.
+
+    Raises
+    ------
+    ValueError
+        If the codes do not fit the codebooks.
+    """
+    M, K, D = codebooks.shape
+    codes = check_codes(codes, M, K)
+    return codebooks[np.arange(M), codes].reshape(len(codes), M * D)
+
+
 def packed_width(M, K):
     """Return the bytes that one packed row takes, ceil(M log2(K) / 8).
 
@@ -108,7 +133,7 @@ def pack_codes(codes, K):
 
     Examples
     --------
-    >>> from skdpq.codes import pack_codes, unpack_codes
+    >>> from skdpq._codes import pack_codes, unpack_codes
     >>> packed = pack_codes([[1, 2, 3, 4], [5, 6, 7, 8]], K=10)
     >>> packed.shape  # 4 digits: 13.3 bits
     (2, 2)

@@ -11,8 +11,8 @@ from sklearn.metrics import accuracy_score
 from sklearn.model_selection import train_test_split
 
 from skdpq import DPQClassifier, DPQTransformer
-from skdpq.losses import SUPERVISED, TERMS
-from skdpq.training import Schedule
+from skdpq._learning.losses import SUPERVISED, TERMS
+from skdpq._learning.training import Schedule
 
 WEIGHTED = [name for name in TERMS if name != "preservation"]
 SMALL = {"M": 2, "K": 8, "hidden_layer_sizes": (16,), "random_state": 0}

@@ -8,32 +8,7 @@ import numpy as np
 from sklearn.base import ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.utils.validation import check_is_fitted
 
-from . import codes as _codes
-
-
-def decode(codes, codebooks):
-    """Return the hard representation of codes (equations 2 and 4).
-
-    Parameters
-    ----------
-    codes : array-like of shape (n, M)
-        Integers in ``range(K)``.
-    codebooks : ndarray of shape (M, K, D)
-        The codebooks C_m.
-
-    Returns
-    -------
-    hard : ndarray of shape (n, M * D)
-        Row z_m of every C_m, concatenated.
-
-    Raises
-    ------
-    ValueError
-        If the codes do not fit the codebooks.
-    """
-    M, K, D = codebooks.shape
-    codes = _codes.check_codes(codes, M, K)
-    return codebooks[np.arange(M), codes].reshape(len(codes), M * D)
+from . import _codes
 
 
 class QuantizerMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin):
@@ -85,7 +60,7 @@ class QuantizerMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin):
             If the codes have another width than M, or are out of range.
         """
         check_is_fitted(self)
-        return decode(codes, self.codebooks_)
+        return _codes.decode(codes, self.codebooks_)
 
     def pack_codes(self, codes):
         """Pack codes to ceil(M log2(K) / 8) bytes a row (section 3.1.1).
@@ -98,7 +73,7 @@ class QuantizerMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin):
         Returns
         -------
         packed : ndarray of shape (n_samples, ceil(M * log2(K) / 8)), uint8
-            See `skdpq.codes.pack_codes`.
+            Row z is the integer sum_m z_m K^m, little-endian: plain bit packing for K a power of two.
 
         Raises
         ------

@@ -9,9 +9,9 @@ from types import SimpleNamespace
 
 import torch
 
-from ._tape import Tape, record_codes, record_logits
-from .losses import TERMS
-from .network import split_parts
+from ..losses import TERMS
+from ..network import split_parts
+from .recording import Tape, record_codes, record_logits
 
 aten = torch.ops.aten
 

@@ -11,8 +11,8 @@ from typing import NamedTuple
 import numpy as np
 from numba import njit
 
-from ._lookup import BLOCK
-from ._selection import SAMPLED
+from .simd import BLOCK
+from .topk import SAMPLED
 
 _MOST = 255  # items of one stored code
 

@@ -5,16 +5,13 @@ is merged. `n_jobs` is joblib's, the threads are not: joblib starts some for eve
 10 ms, a hundred times what a search takes.
 """
 
-import os
-from concurrent.futures import ThreadPoolExecutor
-from functools import cache
-
 import numpy as np
 from joblib import effective_n_jobs
 
-from ._lookup import BLOCK, n_registers
-from ._selection import merge_nearest
+from .._threads import run
 from .kernels import TOGETHER, scan_nearest, scan_nearest_together, scan_radius
+from .simd import BLOCK, n_registers
+from .topk import merge_nearest
 
 _TABLES = 2**22  # table entries at a time in each thread: 16 MB
 _BOUNDS = 2**19  # 8-bit entries at a time in each thread: half of a common L2 cache
@@ -93,11 +90,11 @@ def nearest(segments, make_tables, n_queries, M, K, k, n_jobs):
 
     few = _FEW if _n_codes(segments) * M < _CACHE else _FEW_FOR_MEMORY
     if n_threads == 1 or n_queries >= few * n_threads:
-        _run(search, query_blocks(n_queries, M, K, k, n_threads), n_threads)
+        run(search, query_blocks(n_queries, M, K, k, n_threads), n_threads)
     else:
         for queries in query_blocks(n_queries, M, K, k):
             tables = make_tables(queries)
-            for found in _run(lambda shard, tables=tables: search_shard(tables, shard), range(n_threads), n_threads):
+            for found in run(lambda shard, tables=tables: search_shard(tables, shard), range(n_threads), n_threads):
                 merge_nearest(distances[queries], ids[queries], *found)
     return distances, ids
 
@@ -129,7 +126,7 @@ def within_radius(segments, make_tables, n_queries, M, K, limit, n_jobs):
         found = [scan_radius(*segment, tables, least, n_registers(K), limit) for segment in segments]
         return found[0] if len(found) == 1 else join(found, len(tables))
 
-    found = [NONE, *_run(search, query_blocks(n_queries, M, K, 1, n_threads), n_threads)]
+    found = [NONE, *run(search, query_blocks(n_queries, M, K, 1, n_threads), n_threads)]
     return tuple(map(np.concatenate, zip(*found, strict=True)))
 
 
@@ -141,35 +138,6 @@ def _n_threads(segments, n_queries, M, K, n_jobs):
 
 def _n_codes(segments):
     return sum(len(segment.sizes) for segment in segments)
-
-
-def _run(function, arguments, n_threads):
-    """Call a function with each argument, on this thread and others of the pool, and return the results in order."""
-    arguments = list(arguments)
-    results = [None] * len(arguments)
-    left = iter(range(len(arguments)))  # shared by the threads, each of which takes the next
-
-    def work():
-        for i in left:
-            results[i] = function(arguments[i])
-
-    others = [_pool().submit(work) for _ in range(min(n_threads, len(arguments)) - 1)]
-    try:
-        work()
-    finally:
-        for other in others:
-            other.result()
-    return results
-
-
-@cache
-def _pool():
-    """Return threads that sleep until they are needed: to start them takes longer than a search may take."""
-    return ThreadPoolExecutor(thread_name_prefix="skdpq")
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_pool.cache_clear)  # a fork has none of the threads
 
 
 def nothing(n_queries, k):

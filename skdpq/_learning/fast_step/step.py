@@ -12,8 +12,8 @@ from contextlib import ExitStack
 
 import torch
 
-from ._environment import limited_threads
-from ._shard import Shard
+from ..._threads import limited_threads
+from .micro_batch import Shard
 
 _WORTH_SPLITTING = 2**22  # multiply-adds of a forward pass; for fewer, meeting takes longer than the work that is saved
 _WORTH_THREADS = 2**27  # the same of a shard, for its products to be shared out too

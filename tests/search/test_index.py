@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from numpy.testing import assert_array_equal
 from scipy.sparse import csr_array
 
-from skdpq.index import CodeIndex
+from skdpq._search.index import CodeIndex
 
 
 def brute_force(codebooks, codes, queries, symmetric):
@@ -103,12 +103,12 @@ class Search(NamedTuple):
     def chosen(self):
         """Search this way, however small the problem is."""
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("skdpq._scan._WORTH_THREADS", 0)
-            patch.setattr("skdpq._scan._FEW", self.few)
-            patch.setattr("skdpq._scan._FEW_FOR_MEMORY", self.few)
-            patch.setattr("skdpq._scan._ENOUGH_TOGETHER", self.few)
+            patch.setattr("skdpq._search.scan_numba._WORTH_THREADS", 0)
+            patch.setattr("skdpq._search.scan_numba._FEW", self.few)
+            patch.setattr("skdpq._search.scan_numba._FEW_FOR_MEMORY", self.few)
+            patch.setattr("skdpq._search.scan_numba._ENOUGH_TOGETHER", self.few)
             if not self.shuffles:
-                patch.setattr("skdpq._scan.n_registers", lambda K: 0)
+                patch.setattr("skdpq._search.scan_numba.n_registers", lambda K: 0)
             yield {"n_jobs": self.n_threads}
 
 
@@ -212,8 +212,8 @@ def test_many_queries_over_several_blocks_of_queries_equal_one_at_a_time(symmetr
     queries = problem.queries[symmetric]
     expected = problem.index.kneighbors(queries, 7, symmetric=symmetric)
     within = problem.index.radius_neighbors(queries, np.float32(9), symmetric=symmetric)
-    monkeypatch.setattr("skdpq._scan._WORTH_THREADS", 0)
-    monkeypatch.setattr(f"skdpq._scan.{name}", 3 * 4 * 64)  # few queries a block
+    monkeypatch.setattr("skdpq._search.scan_numba._WORTH_THREADS", 0)
+    monkeypatch.setattr(f"skdpq._search.scan_numba.{name}", 3 * 4 * 64)  # few queries a block
     for n_jobs in [None, 1, 2, -1]:
         options = {"symmetric": symmetric, "n_jobs": n_jobs}
         for actual, part in zip(problem.index.kneighbors(queries, 7, **options), expected, strict=True):
@@ -224,7 +224,7 @@ def test_many_queries_over_several_blocks_of_queries_equal_one_at_a_time(symmetr
 
 def test_a_table_larger_than_a_block_of_tables_is_searched(monkeypatch):
     problem = Problem(1, 4, 16, 2, 50, 3, 50, 1.0)
-    monkeypatch.setattr("skdpq._scan._TABLES", 5)
+    monkeypatch.setattr("skdpq._search.scan_numba._TABLES", 5)
     distances, _ = problem.index.kneighbors(problem.queries[False], 50, symmetric=False)
     all_bits_equal(distances, np.array([row[order] for row, order in problem.expected(False)]))
 

@@ -12,8 +12,8 @@ side.
 import numpy as np
 from numba import njit
 
-from ._lookup import BLOCK, mark_block, mark_queries, trailing_zeros
-from ._selection import expand, keep_nearest, limit_of_nearest, make_key, merge_found, position_of, room
+from .simd import BLOCK, mark_block, mark_queries, trailing_zeros
+from .topk import expand, keep_nearest, limit_of_nearest, make_key, merge_found, position_of, room
 
 TOGETHER = 64  # queries whose sums are formed side by side where registers are not looked up in
 _CHUNK = 64  # blocks that all queries see in turn: 128 KB at M = 8, which stay in the L2 cache

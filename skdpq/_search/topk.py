@@ -7,7 +7,7 @@ code stands for as many items as share it; ids are looked at only where distance
 import numpy as np
 from numba import njit
 
-from ._lookup import bits_float, float_bits
+from .simd import bits_float, float_bits
 
 SAMPLED = 64  # codes from one stored sum of sizes to the next
 _FEW = 128  # keys that are sorted by counting

@@ -7,8 +7,8 @@ import torch
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils import gen_batches
 
-from . import _batches
-from ._batches import InMemory, Streamed
+from . import batches as _batches
+from .batches import InMemory, Streamed
 
 AT_ONCE = 1024  # samples that a backbone takes at a time outside training
 _SCALER_STATE = ("mean_", "var_", "scale_", "n_samples_seen_")

@@ -6,8 +6,8 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import torch
 
-from ._environment import limited_threads
-from ._tape import Tape, record_codes, record_logits
+from .._threads import limited_threads
+from .fast_step.recording import Tape, record_codes, record_logits
 from .network import split_parts
 
 _BLOCK = 2**19  # logits (M, B, K), and entries of p, at a time in each thread: 2 MB in float32, a large L2 cache

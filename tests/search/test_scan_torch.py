@@ -17,15 +17,16 @@ from sklearn.frozen import FrozenEstimator
 from test_index import Problem, all_bits_equal, brute_force, problems, ranking
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from skdpq import DPQNeighbors, ProductQuantizer, _device, _torch_scan
-from skdpq.index import CodeIndex
+from skdpq import DPQNeighbors, ProductQuantizer, _device
+from skdpq._search import scan_torch
+from skdpq._search.index import CodeIndex
 
 AVAILABLE = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
 DEVICES = [torch.device(name) for name, available in AVAILABLE.items() if available]
 
 # Table entries, distances, candidates, and distances within a radius at a time; codes at first: none is too few.
 LIMITS = ("_TABLES", "_DISTANCES", "_CANDIDATES", "_WITHIN", "_FIRST")
-GENEROUS = tuple(getattr(_torch_scan, name) for name in LIMITS)
+GENEROUS = tuple(getattr(scan_torch, name) for name in LIMITS)
 TIGHT = [GENEROUS, (2000, 3000, 64, 500, 8), (1, 1, 1, 1, 1), (10**6, 10**6, 1, 40, 100)]
 
 
@@ -33,7 +34,7 @@ TIGHT = [GENEROUS, (2000, 3000, 64, 500, 8), (1, 1, 1, 1, 1), (10**6, 10**6, 1, 
 def limited(limits):
     with pytest.MonkeyPatch.context() as patch:
         for name, limit in zip(LIMITS, limits, strict=True):
-            patch.setattr(_torch_scan, name, limit)
+            patch.setattr(scan_torch, name, limit)
         yield
 
 
@@ -100,7 +101,7 @@ def test_no_item_is_its_own_neighbor(device, problem, data):
 
 @pytest.mark.parametrize("device", DEVICES, ids=str)
 def test_a_device_without_float64_finds_the_same(device, monkeypatch):
-    monkeypatch.setattr(_torch_scan, "_has_float64", lambda device: False)
+    monkeypatch.setattr(scan_torch, "_has_float64", lambda device: False)
     problem = Problem(0, 3, 300, 2, 3000, 70, 2000, 1.0, 2)
     for symmetric in (False, True):
         found, expected = (
@@ -111,13 +112,13 @@ def test_a_device_without_float64_finds_the_same(device, monkeypatch):
             all_bits_equal(actual, part)
 
 
-@pytest.mark.parametrize("make_tables", [_torch_scan._make_tables, _torch_scan._upload_tables])
+@pytest.mark.parametrize("make_tables", [scan_torch._make_tables, scan_torch._upload_tables])
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.int16])
 def test_tables_and_distances_are_where_the_codes_are(make_tables, dtype):
     codebooks, soft = np.zeros((3, 16, 2), np.float32), np.zeros((5, 6), np.float32)
     tables = make_tables(codebooks, torch.tensor(codebooks, device="meta"), soft)
     assert (tables.shape, tables.device.type) == ((48, 5), "meta")
-    distances = _torch_scan._distances(torch.zeros((7, 3), dtype=dtype, device="meta"), tables)
+    distances = scan_torch._distances(torch.zeros((7, 3), dtype=dtype, device="meta"), tables)
     assert (distances.shape, distances.device.type) == ((7, 5), "meta")
 
 
@@ -263,7 +264,7 @@ def test_queries_may_be_read_only_of_any_layout_and_precision(device):
 
 def n_stored():
     gc.collect()
-    return len(_torch_scan._stored)
+    return len(scan_torch._stored)
 
 
 @pytest.mark.parametrize("device", DEVICES, ids=str)
@@ -279,7 +280,7 @@ def test_codes_are_uploaded_once_and_dropped_with_the_database(device):
         return ids
 
     search(index)
-    (uploaded,) = [stored for key, stored in _torch_scan._stored.items() if key[0] == id(index.segments[0].blocks)]
+    (uploaded,) = [stored for key, stored in scan_torch._stored.items() if key[0] == id(index.segments[0].blocks)]
     search(index)
     search(index.through(problem.codebooks * 2))
     index.radius_neighbors(queries, np.float32(1), symmetric=False, device=device)
@@ -287,7 +288,7 @@ def test_codes_are_uploaded_once_and_dropped_with_the_database(device):
     index.add(problem.codes[:100])
     search(index)
     assert n_stored() == before + 2  # of the 3000, none again
-    assert any(stored is uploaded for stored in _torch_scan._stored.values())
+    assert any(stored is uploaded for stored in scan_torch._stored.values())
     old = copy.copy(index)
     old_ids = search(old)
     index.remove(old_ids[:, 0])
@@ -346,8 +347,8 @@ def test_an_estimator_finds_the_same_wherever_it_searches(gpu, digits, search, m
     on_gpu = clone(on_cpu).set_params(device="gpu", n_jobs=2).fit(X, y)
     by_torch = []
     for name in ("nearest", "within_radius"):
-        function = getattr(_torch_scan, name)
-        monkeypatch.setattr(_torch_scan, name, lambda *a, function=function: by_torch.append(function) or function(*a))
+        function = getattr(scan_torch, name)
+        monkeypatch.setattr(scan_torch, name, lambda *a, function=function: by_torch.append(function) or function(*a))
     for change in (lambda e: e, lambda e: e.remove(np.arange(0, 900, 3)), lambda e: e.add(X[:50], y=y[:50])):
         change(on_cpu)
         change(on_gpu)

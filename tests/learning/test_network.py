@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from skdpq.network import DPQNetwork, SoftAndHard, concatenate_parts
+from skdpq._learning.network import DPQNetwork, SoftAndHard, concatenate_parts
 
 
 def make_network(n_units=12, n_classes=3, *, seed=0, dtype=torch.float64, **sizes):

@@ -8,12 +8,13 @@ from hypothesis import strategies as st
 from numpy.testing import assert_array_equal
 from threadpoolctl import threadpool_limits
 
-from skdpq import DPQClassifier, _step
-from skdpq._step import RecordedStep
-from skdpq.losses import TERMS
-from skdpq.network import DPQNetwork
-from skdpq.projection import Projection
-from skdpq.training import AutogradStep
+from skdpq import DPQClassifier
+from skdpq._learning.fast_step import step as _step
+from skdpq._learning.fast_step.step import RecordedStep
+from skdpq._learning.losses import TERMS
+from skdpq._learning.network import DPQNetwork
+from skdpq._learning.projection import Projection
+from skdpq._learning.step import AutogradStep
 
 N, C = 23, 3
 

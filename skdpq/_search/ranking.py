@@ -8,9 +8,9 @@ counts are all that it needs.
 import numpy as np
 from numba import njit
 
-from ._lookup import float_bits
-from ._segments import build
 from .kernels import all_distances
+from .segments import build
+from .simd import float_bits
 
 _BITS = 11  # a radix digit: three passes over 32 bits; as fast as or faster than 8 and 16 from 1,500 to 50,000 codes
 _SHIFTS = (0, 11, 22)

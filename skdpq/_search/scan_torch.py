@@ -1,4 +1,4 @@
-"""Searches batches of queries by torch, on a GPU for instance: what `_scan` does on the CPU.
+"""Searches batches of queries by torch, on a GPU for instance: what `scan_numba` does on the CPU.
 
 The device adds the same float32 table entries in the same order as the CPU, so equal distances are equal there too. It
 keeps the k codes of each query that are first by (distance, lowest id): each has an item that comes before all items of
@@ -13,9 +13,9 @@ import numpy as np
 import torch
 from torch.nn.functional import embedding_bag
 
-from ._scan import NONE, join, nothing
-from ._selection import merge_found, merge_nearest
+from .scan_numba import NONE, join, nothing
 from .tables import check_range, lut_asymmetric
+from .topk import merge_found, merge_nearest
 
 _TABLES = 2**22  # table entries at a time: 16 MB, which the caches of a large GPU hold
 _DISTANCES = 2**26  # distances at a time: 256 MB

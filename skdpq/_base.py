@@ -11,13 +11,13 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from ._atomic import all_or_nothing
-from ._encoding import encode_features
-from ._environment import check_device
+from ._codes import code_dtype
+from ._device import check_device
 from ._fitting import FittingMixin
+from ._learning.inference import encode_features
+from ._learning.network import DPQNetwork, concatenate_parts
 from ._progress import announced
-from .codes import code_dtype
-from .network import DPQNetwork, concatenate_parts
-from .quantizer import QuantizerMixin
+from ._quantizer import QuantizerMixin
 
 _BLOCK = 2**24  # entries of p (M, B, K) computed at a time outside training: 64 MB in float32
 

@@ -9,7 +9,7 @@ from functools import partial
 import numpy as np
 import torch
 
-from .network import split_parts
+from ..network import split_parts
 
 
 class Tape:

@@ -1,0 +1,5 @@
+"""The fast training step."""
+
+from .step import RecordedStep
+
+__all__ = ["RecordedStep"]
