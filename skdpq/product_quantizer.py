@@ -139,6 +139,8 @@ class ProductQuantizer(CallbackSupportMixin, QuantizerMixin, BaseEstimator):
         self.random_state = random_state
 
     @_fit_context(prefer_skip_nested_validation=True)
+    @all_or_nothing
+    @with_callbacks
     def fit(self, X, y=None):
         """Learn the codebooks, and the rotation, from samples.
 
@@ -163,12 +165,6 @@ class ProductQuantizer(CallbackSupportMixin, QuantizerMixin, BaseEstimator):
         TypeError
             If X is sparse.
         """
-        with all_or_nothing(self) as draft:
-            draft._fit(X)
-        return self
-
-    @with_callbacks
-    def _fit(self, X):
         X = validate_data(self, X, dtype="numeric")
         context = self._init_callback_context().call_on_fit_task_begin(estimator=self, X=X)
         random_state = check_random_state(self.random_state)

@@ -20,7 +20,7 @@ from sklearn.preprocessing import StandardScaler
 
 from skdpq import DPQClassifier, DPQNeighbors, DPQTransformer, ProductQuantizer
 from skdpq._learning.batches import InMemory, Streamed
-from skdpq._progress import announced
+from skdpq._progress import printed_blocks
 
 
 @pytest.fixture(scope="module")
@@ -38,8 +38,8 @@ def gathered(batches):
 
 @pytest.mark.parametrize("batch_size", [1, 7, 64, 1000])
 def test_an_epoch_of_streamed_batches_visits_each_sample_with_weight_once(batch_size, monkeypatch):
-    monkeypatch.setattr("skdpq._learning.batches._CHUNK", 4 * 3 * 10)  # ten samples
-    monkeypatch.setattr("skdpq._learning.batches._MIXED", 4)
+    monkeypatch.setattr("skdpq._learning.batches._CHUNK_BYTES", 4 * 3 * 10)  # ten samples
+    monkeypatch.setattr("skdpq._learning.batches._MIXED_CHUNKS", 4)
     rng = np.random.default_rng(0)
     X, y, weight = np.arange(300.0).reshape(100, 3), np.arange(100), rng.integers(0, 3, 100).astype(float)
     streamed = Streamed(X, y, weight, batch_size, torch.from_numpy, torch.device("cpu"))
@@ -74,8 +74,8 @@ def test_streaming_a_memory_map_is_as_good_as_memory(digits, dtype, tmp_path, mo
     np.save(tmp_path / "X.npy", X)
     clf = DPQClassifier(M=4, K=16, max_iter=40, random_state=0)
     in_memory = clone(clf).fit(X, y).score(X_test, y_test)
-    monkeypatch.setattr("skdpq._learning.batches.IN_MEMORY", 0)
-    monkeypatch.setattr("skdpq._learning.batches._CHUNK", 4 * 64 * 16)
+    monkeypatch.setattr("skdpq._learning.batches.IN_MEMORY_BYTES", 0)
+    monkeypatch.setattr("skdpq._learning.batches._CHUNK_BYTES", 4 * 64 * 16)
     streamed = clf.fit(np.load(tmp_path / "X.npy", mmap_mode="r"), y)
     assert streamed.parameters_["codebooks"].dtype == np.float32
     assert streamed.score(X_test, y_test) > in_memory - 0.02
@@ -348,7 +348,7 @@ def test_encoding_many_samples_tells_of_each_block(digits, monkeypatch, sizes):
     watched, recorder = clone(unwatched), Recorder()
     watched.set_callbacks(recorder).fit(X)
     assert recorder.events == told(encode=0, index=0)
-    monkeypatch.setattr("skdpq._database._BLOCK", 50)
+    monkeypatch.setattr("skdpq.neighbors._BLOCK_SAMPLES", 50)
     recorder.events.clear()
     watched.fit(X)
     unwatched.fit(X)
@@ -385,7 +385,7 @@ def as_memory_map(X, path):
 @pytest.mark.parametrize("make", [as_it_is, as_images, as_lists, as_frame, as_memory_map])
 @pytest.mark.parametrize("freeze", [False, True])
 def test_watching_changes_no_code(digits, make, freeze, tmp_path, monkeypatch):
-    monkeypatch.setattr("skdpq._database._BLOCK", 64)
+    monkeypatch.setattr("skdpq.neighbors._BLOCK_SAMPLES", 64)
     X, y = make(digits[0][:200], tmp_path), digits[2][:200]
     backbone = torch.nn.Flatten() if make is as_images else None
     dpq = DPQTransformer(M=3, K=8, backbone=backbone, max_iter=2, random_state=0)
@@ -406,7 +406,7 @@ def test_watching_changes_no_code(digits, make, freeze, tmp_path, monkeypatch):
     ],
 )
 def test_bad_samples_are_refused_alike_when_watched(digits, spoil, message, monkeypatch):
-    monkeypatch.setattr("skdpq._database._BLOCK", 64)
+    monkeypatch.setattr("skdpq.neighbors._BLOCK_SAMPLES", 64)
     X = digits[0][:200]
     neighbors = DPQNeighbors(quantizer=FrozenEstimator(ProductQuantizer(M=2, K=4).fit(X)))
     recorder = Recorder()
@@ -418,7 +418,7 @@ def test_bad_samples_are_refused_alike_when_watched(digits, spoil, message, monk
 
 
 def test_progress_shows_the_blocks(digits, capsys, monkeypatch):
-    monkeypatch.setattr("skdpq._database._BLOCK", 50)
+    monkeypatch.setattr("skdpq.neighbors._BLOCK_SAMPLES", 50)
     neighbors = DPQNeighbors(quantizer=ProductQuantizer(M=2, K=4)).set_callbacks(ProgressBar())
     neighbors.fit(digits[0][:200])
     shown = capsys.readouterr().out
@@ -431,14 +431,14 @@ def test_progress_shows_the_blocks(digits, capsys, monkeypatch):
 
 @pytest.mark.parametrize("n_samples", [16385, 30000, 163840, 163841, 10**6, 10**9 + 1])
 def test_lines_of_encoding_are_few_and_evenly_spaced(n_samples, capsys):
-    pieces = list(announced(n_samples, verbose=True))
+    pieces = list(printed_blocks(n_samples, verbose=True))
     assert [0, *(piece.stop for piece in pieces)] == [*(piece.start for piece in pieces), n_samples]
     assert 2 <= len(pieces) <= 10
     assert len({piece.stop - piece.start for piece in pieces[:-1]}) == 1
     lines = capsys.readouterr().out.splitlines()
     assert lines == [f"Encoded {piece.stop:,} of {n_samples:,} samples" for piece in pieces]
-    assert list(announced(n_samples, verbose=False)) == [slice(0, n_samples)]
-    assert list(announced(16384, verbose=True)) == [slice(0, 16384)]
+    assert list(printed_blocks(n_samples, verbose=False)) == [slice(0, n_samples)]
+    assert list(printed_blocks(16384, verbose=True)) == [slice(0, 16384)]
     assert capsys.readouterr().out == ""
 
 

@@ -487,7 +487,7 @@ def test_more_queries_than_a_block_equal_one_block(labelled, monkeypatch, search
     ]
     expected = [call() for call in calls]
     for block in (1, 7, 25, 49):
-        monkeypatch.setattr("skdpq.neighbors._BLOCK", block)
+        monkeypatch.setattr("skdpq.neighbors._BLOCK_SAMPLES", block)
         for call, one_block in zip(calls, expected, strict=True):
             assert_same(call(), one_block)
 

@@ -331,7 +331,7 @@ def test_many_threads_may_search_at_once(device):
 def gpu(request, monkeypatch):
     """Have a device named "gpu"."""
     real = _device.search_device
-    for module in ("_database", "neighbors"):
+    for module in ("neighbors",):
         monkeypatch.setattr(
             f"skdpq.{module}.search_device", lambda name: request.param if name == "gpu" else real(name)
         )
