@@ -174,6 +174,16 @@ def test_intra_norm_changes_representations_without_retraining_and_no_prediction
     assert_array_equal(clf.predict_codes(codes), predictions)
 
 
+@pytest.mark.parametrize("representation", ["hard", "soft"])
+def test_predictions_do_not_depend_on_intra_norm(clf, digits, representation):
+    X = digits[1]
+    clf = copy.copy(clf).set_params(representation=representation)
+    scores, soft = clf.decision_function(X), clf.soft(X)
+    clf.set_params(intra_norm=True)
+    assert_array_equal(clf.decision_function(X), scores)
+    assert not np.allclose(clf.soft(X), soft)
+
+
 def test_intra_norm_leaves_codewords_of_zeros_as_they_are(clf, digits):
     clf = copy.deepcopy(clf).set_params(intra_norm=True)
     clf.parameters_["codebooks"][1] = 0

@@ -219,6 +219,9 @@ def test_held_out_samples_score_by_their_weights(digits, fraction, weighted):
         ({}, {"X_val": np.ones((3, 63)), "y_val": [0, 1, 2]}, "64 features"),
         ({}, {"X_val": np.full((3, 64), np.nan), "y_val": [0, 1, 2]}, "NaN"),
         ({}, {"X_val": np.ones((3, 64)), "y_val": [0, 1]}, "inconsistent"),
+        ({}, {"X_val": np.ones((3, 64)), "y_val": [0, 1, 2], "sample_weight_val": [1, 1, -1]}, "[Nn]egative"),
+        ({}, {"X_val": np.ones((3, 64)), "y_val": [0, 1, 2], "sample_weight_val": [0, 0, 0]}, "zero"),
+        ({}, {"X_val": np.ones((3, 64)), "y_val": [0, 1, 2], "sample_weight_val": [1, 1]}, "shape|inconsistent"),
         ({"early_stopping": False}, {"X_val": np.ones((3, 64)), "y_val": [0, 1, 2]}, "early_stopping"),
     ],
 )
@@ -331,8 +334,11 @@ def test_a_warm_start_goes_on(digits):
     with pytest.raises(ValueError, match="same classes"):
         clf.fit(X[y < 5], y[y < 5])
     with pytest.raises(ValueError, match="same architecture"):
+        clf.fit(X[:, :60], y)
+    with pytest.raises(ValueError, match="same architecture"):
         clf.set_params(K=32).fit(X, y)
     assert clf.n_iter_ == 15
+    assert clf.n_features_in_ == 64
 
 
 def test_a_warm_start_standardises_as_before(digits):
