@@ -1,6 +1,6 @@
 """Run a Python script in a terminal, and draw as SVG what the terminal showed at some moment.
 
-    python benchmarks/terminal.py examples/watch_grid_search.py docs/progress.svg
+    python benchmarks/speed/terminal.py examples/watch_grid_search.py docs/progress.svg
 
 Needs rich (``pip install skdpq[progress]``) and a system with pseudo-terminals. Of what terminals understand, this
 knows what rich's live displays write: colours, and going up to erase lines.

@@ -1,6 +1,6 @@
 """Time and memory of scoring 10,000 labelled queries against 50,000 codes, over the whole ranking.
 
-    python benchmarks/ranking.py
+    python benchmarks/speed/ranking.py
 
 Each case runs in a process of its own. Codes are synthetic: a class has a few codes of its own, and every part of an
 item's code is replaced by a random codeword with the case's probability. Memory is the peak of the process while it

@@ -1,6 +1,6 @@
 """DPQ, PQ and OPQ codes of CIFAR-10 features at 24 bits: retrieval over the whole ranking, and accuracy from codes.
 
-    python benchmarks/cifar10_features.py features.npz
+    python benchmarks/quality/cifar10_features.py features.npz
 
 The file holds `X_train`, `y_train`, `X_test` and `y_test`: here the U = 500 units of the paper's base network (section
 4), trained on the 50,000 training images. All training items are the database, all test items the queries; in the

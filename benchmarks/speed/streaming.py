@@ -1,7 +1,7 @@
 """Memory and score of fitting on a memory map that is larger than what fitting may hold.
 
-    python benchmarks/streaming.py
-    python benchmarks/streaming.py --n 500000
+    python benchmarks/speed/streaming.py
+    python benchmarks/speed/streaming.py --n 500000
 
 The samples, 128 features each, are Gaussian around the 100 centers of their classes, and written to a temporary folder
 sorted by class, the worst order for a stream. Memory is polled during `fit`, above what the process held before: what

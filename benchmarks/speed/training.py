@@ -1,8 +1,8 @@
 """Speed of training and of encoding, beside skorch, a plain DataLoader loop and MLPClassifier: one process, one run.
 
-    python benchmarks/training.py
-    python benchmarks/training.py --rounds 5 --full
-    python benchmarks/training.py --profile
+    python benchmarks/speed/training.py
+    python benchmarks/speed/training.py --rounds 5 --full
+    python benchmarks/speed/training.py --profile
 
 Architectures: the paper's for CIFAR-10 (500 features, no trunk, M=4, K=64, parts of 128 units) and for ImageNet (128
 features, a trunk of 2048, M=8, K=256, D=64, 1,000 classes), and the defaults on a small table of 30 features. The

@@ -1,7 +1,7 @@
 """What an index costs besides searching: building, adding, removing, memory, compilation; and its kernel alone.
 
-    python benchmarks/index.py
-    python benchmarks/index.py --n 1000000
+    python benchmarks/speed/index.py
+    python benchmarks/speed/index.py --n 1000000
 
 Memory is measured in a process of its own, as what it holds, or held at most, above what it held before (Linux). The
 codes are random, M=8, K=256, so that nearly all differ: the worst case. Adding is timed on the index and on a labelled

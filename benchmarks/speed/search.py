@@ -1,8 +1,8 @@
 """Exact search over codes, beside faiss and nanopq: one process, one run, the same codes and codebooks.
 
-    python benchmarks/search.py
-    python benchmarks/search.py --data features.npz --plot search.png --output search.md
-    python benchmarks/search.py --n 50000
+    python benchmarks/speed/search.py
+    python benchmarks/speed/search.py --data features.npz --plot search.png --output search.md
+    python benchmarks/speed/search.py --n 50000
 
 Data sets: random codes of 8 x 8 and of 8 x 6 bits; DPQ codes of samples of 1,000 Gaussian classes, nearly all of which
 differ; and with `--data`, an .npz file of `X_train`, `y_train`, `X_test` and `y_test`, the DPQ codes (M=4, K=64) of its

@@ -1,8 +1,8 @@
 """What the default hyperparameters are worth: each changed alone, on data sets that differ in size and kind.
 
-    python benchmarks/defaults.py
-    python benchmarks/defaults.py --data features.npz
-    python benchmarks/defaults.py --only gini_batch_weight
+    python benchmarks/quality/defaults.py
+    python benchmarks/quality/defaults.py --data features.npz
+    python benchmarks/quality/defaults.py --only gini_batch_weight
 
 Small sets come with scikit-learn: digits, wine, breast_cancer, iris cut to 30 samples, and two that it generates, of
 2,000 samples with 20 features and of 10,000 with 200; two fifths of each are held out. With `--data`, an .npz file of

@@ -1,7 +1,7 @@
 """Quantization error and fit time of ProductQuantizer, side by side with faiss's PQ and OPQ on the same data.
 
-    python benchmarks/pq_error.py
-    python benchmarks/pq_error.py --data features.npz --samples 20000
+    python benchmarks/quality/pq_error.py
+    python benchmarks/quality/pq_error.py --data features.npz --samples 20000
 
 The data is scikit-learn's digits and a synthetic correlated set, or the array `X_train` of an .npz file. Four fifths of
 the samples fit both libraries, each at its default settings (25 iterations of k-means and 50 alternations of OPQ in

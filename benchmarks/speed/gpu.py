@@ -1,7 +1,7 @@
 """Search by torch on a device beside the scan on the CPU, and the distances alone: sums of table entries, or a product.
 
-    python benchmarks/gpu.py --device cuda
-    python benchmarks/gpu.py --device cpu --n 100000 --queries 256
+    python benchmarks/speed/gpu.py --device cuda
+    python benchmarks/speed/gpu.py --device cpu --n 100000 --queries 256
 
 Random codes, M=8, K=256. Results are checked to be equal, bit for bit. "Sums" is what the search computes; "product" is
 one matrix product of decoded codes and queries, in float32, which rounds otherwise and would have to be corrected.
