@@ -8,20 +8,18 @@ column "among queries", 100 test items of each class query the other test items.
 otherwise as constructed by default.
 """
 
-import argparse
-import datetime
 import os
-import platform
+import sys
 import time
+from pathlib import Path
 
-import joblib
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
 import numpy as np
-import sklearn
-import torch
+from _common import head, load_features, machine, make_parser, row, seconds
 from sklearn.frozen import FrozenEstimator
 from sklearn.linear_model import LogisticRegression
 
-import skdpq
 from skdpq import DPQClassifier, DPQNeighbors, ProductQuantizer
 
 M, K = 4, 64
@@ -35,52 +33,49 @@ def among_queries(quantizer, X, y):
     return neighbors.score(X[queries], y[queries])
 
 
+def measure(quantizer, X, y, X_query, y_query):
+    """Fit, and return both mAP, accuracy, mAP among queries, distinct codes, and seconds of fitting and of ranking."""
+    fit_time = seconds(quantizer.fit, X, y)
+    neighbors = DPQNeighbors(quantizer=FrozenEstimator(quantizer), n_jobs=os.cpu_count()).fit(X, y)
+    start = time.perf_counter()
+    asymmetric = neighbors.score(X_query, y_query)
+    score_time = time.perf_counter() - start
+    symmetric = neighbors.set_params(search="symmetric").score(X_query, y_query)
+    if isinstance(quantizer, DPQClassifier):
+        accuracy = quantizer.score(X_query, y_query)
+    else:
+        hard, hard_query = quantizer.decode(neighbors.codes_), quantizer.decode(quantizer.encode(X_query))
+        accuracy = LogisticRegression(max_iter=300, C=0.01).fit(hard, y).score(hard_query, y_query)
+    distinct = len(np.unique(neighbors.codes_, axis=0))
+    among = among_queries(quantizer, X_query, y_query)
+    return asymmetric, symmetric, accuracy, among, distinct, fit_time, score_time
+
+
 def main():
-    """Fit, measure and print one line a method."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    """Print one line a method."""
+    parser = make_parser(__doc__)
     parser.add_argument("data", help="an .npz file")
     parser.add_argument("--seeds", type=int, default=1, help="how many seeds to average over")
     options = parser.parse_args()
-    data = np.load(options.data)
-    X, X_query = data["X_train"].astype(np.float32), data["X_test"].astype(np.float32)
-    y, y_query = data["y_train"].astype(np.int64), data["y_test"].astype(np.int64)
-    print(f"{datetime.date.today()}, {platform.platform()}, {os.cpu_count()} CPUs, Python {platform.python_version()}")
-    versions = {module.__name__: module.__version__ for module in (skdpq, sklearn, torch, np, joblib)}
-    print(", ".join(f"{name} {version}" for name, version in versions.items()))
+    X, y, X_query, y_query = load_features(options.data)
+    print(machine())
     print(f"{len(X)} database items, {len(X_query)} queries, M={M}, K={K}: {int(M * np.log2(K))} bits\n")
 
-    rows = {}
+    values = {}
     for seed in range(options.seeds):
         for name, quantizer in {
             "DPQ": DPQClassifier(M=M, K=K, random_state=seed),
             "PQ": ProductQuantizer(M=M, K=K, random_state=seed),
             "OPQ": ProductQuantizer(M=M, K=K, rotation="opq", random_state=seed),
         }.items():
-            start = time.perf_counter()
-            quantizer.fit(X, y)
-            fit_time = time.perf_counter() - start
-            neighbors = DPQNeighbors(quantizer=FrozenEstimator(quantizer), n_jobs=os.cpu_count()).fit(X, y)
-            start = time.perf_counter()
-            asymmetric = neighbors.score(X_query, y_query)
-            score_time = time.perf_counter() - start
-            symmetric = neighbors.set_params(search="symmetric").score(X_query, y_query)
-            if isinstance(quantizer, DPQClassifier):
-                accuracy = quantizer.score(X_query, y_query)
-            else:
-                hard, hard_query = quantizer.decode(neighbors.codes_), quantizer.decode(quantizer.encode(X_query))
-                accuracy = LogisticRegression(max_iter=300, C=0.01).fit(hard, y).score(hard_query, y_query)
-            distinct = len(np.unique(neighbors.codes_, axis=0))
-            among = among_queries(quantizer, X_query, y_query)
-            rows.setdefault(name, []).append((asymmetric, symmetric, accuracy, among, distinct, fit_time, score_time))
+            values.setdefault(name, []).append(measure(quantizer, X, y, X_query, y_query))
 
-    print(
-        "| | mAP asymmetric | symmetric | accuracy from codes | mAP among queries | distinct codes | fit, s | mAP, s |"
-    )
-    print("|---|---|---|---|---|---|---|---|")
-    for name, values in rows.items():
-        *scores, distinct, fit_time, score_time = np.mean(values, axis=0)
-        cells = " | ".join(f"{score:.4f}" for score in scores)
-        print(f"| {name} | {cells} | {distinct:.0f} | {fit_time:.0f} | {score_time:.1f} |")
+    columns = ("mAP asymmetric", "symmetric", "accuracy from codes", "mAP among queries", "distinct codes")
+    print(head("", *columns, "fit, s", "mAP, s"))
+    for name, of_seeds in values.items():
+        *scores, distinct, fit_time, score_time = np.mean(of_seeds, axis=0)
+        cells = (f"{score:.4f}" for score in scores)
+        print(row(name, *cells, f"{distinct:.0f}", f"{fit_time:.0f}", f"{score_time:.1f}"))
 
 
 if __name__ == "__main__":

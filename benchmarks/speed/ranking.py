@@ -7,23 +7,19 @@ item's code is replaced by a random codeword with the case's probability. Memory
 scores, above what it held just before (Linux).
 """
 
-import datetime
 import multiprocessing
-import os
-import platform
-import resource
+import sys
 import time
 from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
 
-import joblib
-import numba
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
 import numpy as np
-import sklearn
-from sklearn.base import BaseEstimator
+from _common import head, machine, make_parser, measured_memory, row, search_index
 
 from skdpq.metrics import score_neighbors
 
-N_QUERIES, N_ITEMS = 10_000, 50_000
 METRICS = {
     "mAP": ("mean_average_precision", {}),
     "21-point": ("interpolated_mean_average_precision", {}),
@@ -38,74 +34,64 @@ CASES = [  # M, K, classes, codes a class, probability of a random codeword
 ]
 
 
-class SyntheticIndex(BaseEstimator):
-    """As much of a fitted DPQNeighbors as the metrics read; a query's table is its distance to random codewords."""
+class Problem:
+    """Codes of labelled items, and queries near such codes; codewords are random numbers."""
 
-    def __init__(self, M, K, n_classes, n_codes, noise, n_jobs):
-        self.n_jobs = n_jobs
+    def __init__(self, M, K, n_classes, n_codes, noise):
         self.rng = np.random.default_rng(0)
-        self.codebooks_ = self.rng.random((M, K, 1), dtype=np.float32)
+        self.codebooks = self.rng.random((M, K, 1), dtype=np.float32)
         self.centers = self.rng.integers(0, K, (n_classes, n_codes, M))
         self.noise = noise
-        self.classes_ = np.arange(n_classes)
-        self.codes_, self.labels_ = self.sample(N_ITEMS)
 
-    def sample(self, n):
+    def items(self, n):
         """Draw n items: codes and labels."""
         n_classes, n_codes, M = self.centers.shape
         labels = self.rng.integers(0, n_classes, n)
         codes = self.centers[labels, self.rng.integers(0, n_codes, n)]
         noise = self.rng.random((n, M)) < self.noise
-        codes[noise] = self.rng.integers(0, self.codebooks_.shape[1], noise.sum())
-        return codes.astype(np.uint8), labels
+        codes[noise] = self.rng.integers(0, self.codebooks.shape[1], noise.sum())
+        return codes, labels
 
-    def fit(self, X, y=None):
-        """Be recognised as an estimator."""
-
-    def query_tables(self, X):
-        """Yield the first query of a block, and the block's tables."""
-        M, K, _ = self.codebooks_.shape
-        for start in range(0, len(X), 512):
-            soft = self.codebooks_[np.arange(M), X[start : start + 512]] + np.float32(0.3 / K)
-            yield start, np.square(soft - self.codebooks_[:, :, 0])
+    def queries(self, n):
+        """Draw n queries: soft representations, each a bit off the codewords of an item, and labels."""
+        codes, labels = self.items(n)
+        M, K, _ = self.codebooks.shape
+        return self.codebooks[np.arange(M), codes, 0] + np.float32(0.3 / K), labels
 
 
-def peak():
-    """Return the process's peak memory so far, in MiB."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-
-
-def measure(case, n_jobs):
-    """Return the distinct codes, and for each metric its value, seconds and MiB."""
-    index = SyntheticIndex(*case, n_jobs)
-    X, y = index.sample(N_QUERIES)
+def measure(case, n_items, n_queries, n_jobs):
+    """Return the number of distinct codes, and for each metric its value, seconds and MiB."""
+    problem = Problem(*case)
+    codes, labels = problem.items(n_items)
+    index = search_index(problem.codebooks, codes, labels, n_jobs=n_jobs)
+    X, y = problem.queries(n_queries)
     results = []
     for name, parameters in METRICS.values():
-        score_neighbors(index, X[:1], y[:1], name, **parameters)  # compile
-        before, start = peak(), time.perf_counter()
-        score = score_neighbors(index, X, y, name, **parameters)
-        results.append((score, time.perf_counter() - start, peak() - before))
-    return len(np.unique(index.codes_, axis=0)), results
+        score_neighbors(index, X[:1], y[:1], name, **parameters)  # compiles
+        with measured_memory() as memory:
+            start = time.perf_counter()
+            score = score_neighbors(index, X, y, name, **parameters)
+            elapsed = time.perf_counter() - start
+        results.append((score, elapsed, memory.peak / 2**20))
+    return len(np.unique(codes, axis=0)), results
 
 
 def main():
     """Print a line for every case and number of threads."""
-    print(
-        f"{datetime.date.today()}, {platform.machine()}, {os.cpu_count()} CPUs, {platform.system()}, "
-        f"Python {platform.python_version()}, numpy {np.__version__}, numba {numba.__version__}, "
-        f"scikit-learn {sklearn.__version__}, joblib {joblib.__version__}"
-    )
-    print(f"{N_QUERIES} queries x {N_ITEMS} items\n")
-    print(f"{'M':>2} {'K':>4} {'classes':>8} {'codes':>7} {'n_jobs':>7} " + " ".join(f"{name:>26}" for name in METRICS))
+    parser = make_parser(__doc__)
+    parser.add_argument("--items", type=int, default=50_000)
+    parser.add_argument("--queries", type=int, default=10_000)
+    options = parser.parse_args()
+    print(machine())
+    print(f"{options.queries:,} queries, {options.items:,} items; of each metric its value, seconds and MiB\n")
+    print(head("M", "K", "classes", "distinct codes", "threads", *METRICS))
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(1, mp_context=context, max_tasks_per_child=1) as pool:
         for case in CASES:
             for n_jobs in (1, 2):
-                n_distinct, results = pool.submit(measure, case, n_jobs).result()
-                cells = " ".join(
-                    f"{score:.4f} {seconds:6.2f} s {mib:5.0f} MiB".rjust(26) for score, seconds, mib in results
-                )
-                print(f"{case[0]:2} {case[1]:4} {case[2]:8} {n_distinct:7} {n_jobs:7} {cells}", flush=True)
+                n_distinct, results = pool.submit(measure, case, options.items, options.queries, n_jobs).result()
+                cells = (f"{score:.4f}, {elapsed:.2f} s, {mib:.0f}" for score, elapsed, mib in results)
+                print(row(*case[:3], n_distinct, n_jobs, *cells), flush=True)
 
 
 if __name__ == "__main__":
