@@ -16,9 +16,10 @@ samples are of Gaussian classes, float32; batches have 256 samples. Methods:
 All but the last train with torch's fused AdamW, the last with Adam. A turn is a fit of one epoch and one of more, at
 most about a second longer; their difference is what the epochs take, without the set-up. A method whose single epoch
 takes longer than LONG seconds has no further turn, and its set-up counts. Otherwise methods take turns, and figures are
-medians of all rounds. Every method is timed with the default threads and, in a row of its own, with one thread, which
-is faster where threads wait for each other; the last table compares with the better of the two. Threads are limited by
-threadpoolctl: torch.set_num_threads would leave a setting of MKL's behind that later limits do not reach.
+medians of all rounds. Every method is timed on one thread and on two, each a row of its own: where threads wait for
+each other, one is faster. The summary compares with the better of the two, and tells how many times as fast ours is on
+two threads as on one: the median of the ratios within each round. Threads are limited by threadpoolctl:
+torch.set_num_threads would leave a setting of MKL's behind that later limits do not reach.
 
 Products count as the algorithm needs them, in multiply-adds a sample, of 2 FLOP each:
 
@@ -30,91 +31,37 @@ a gather. The classifier is applied twice. All else (softmax, losses, optimiser)
 layers count alike: 2 first + 3 second. Encoding needs trunk + parts, and for soft the codebooks. Rates are also given
 as a share of that of torch.mm, 1024 x 1024 x 1024 in float32, with as many threads, best of all rounds.
 
-`--profile` prints instead what the calls of a step, and of a block in encoding, take on one thread.
+`--profile` prints instead, by torch.profiler, what the operations of training and of encoding take on one thread.
 
 Times mean something on an idle machine only.
 """
 
-import argparse
-import datetime
-import itertools
-import os
-import platform
-import time
+import sys
 import warnings
-from contextlib import nullcontext
-from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import numpy as np
-import sklearn
 import skorch
-import threadpoolctl
 import torch
+from _architectures import DEFAULTS, encoding_case, training_cases
+from _common import head, interleave, machine, make_parser, row, seconds
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.neural_network import MLPClassifier
 from threadpoolctl import threadpool_limits
 from torch.nn.functional import cross_entropy
+from torch.profiler import ProfilerActivity
 from torch.utils.data import DataLoader, TensorDataset
 
-import skdpq
 from skdpq import DPQTransformer
-from skdpq._learning import inference as _encoding
-from skdpq._learning.fast_step.step import RecordedStep
-from skdpq._learning.losses import TERMS
-from skdpq._learning.network import DPQNetwork
 
+THREADS = (1, 2)
 BATCH = 256
 TURN, LONG = 1.0, 4.0  # seconds: of the epochs that are timed, about; of an epoch that is timed once
 SIDE = 1024  # of the matrices whose product is the yardstick
-DEFAULTS = DPQTransformer(gini_batch_weight=1.0).get_params()  # one weight whatever K, for all that are compared
-OURS = "skdpq"
-
-
-@dataclass
-class Case:
-    """Samples, and the network for them."""
-
-    name: str
-    n: int
-    n_features: int
-    n_classes: int
-    params: dict = field(default_factory=dict)
-
-    def samples(self):
-        """Return samples of Gaussian classes and their labels."""
-        rng = np.random.default_rng(0)
-        centers = rng.standard_normal((self.n_classes, self.n_features), dtype=np.float32)
-        y = np.arange(self.n) % self.n_classes
-        return centers[y] + rng.standard_normal((self.n, self.n_features), dtype=np.float32), y
-
-    def network(self):
-        """Return the network that DPQTransformer makes."""
-        names = ("M", "K", "D", "hidden_layer_sizes", "part_layer_sizes")
-        params = DEFAULTS | self.params
-        network = DPQNetwork(self.n_features, self.n_classes, **{name: params[name] for name in names})
-        network.initialise(torch.Generator().manual_seed(0))
-        return network
-
-    def hidden_width(self):
-        """Return the width with which an MLPClassifier has as many parameters as the network."""
-        n_parameters = sum(parameter.numel() for parameter in self.network().parameters())
-        return round((n_parameters - self.n_classes) / (self.n_features + 1 + self.n_classes))
-
-
-def cases(full):
-    """Return the architectures to train."""
-    cifar10 = {"M": 4, "K": 64, "D": None, "hidden_layer_sizes": (), "part_layer_sizes": (128,)}
-    imagenet = {"M": 8, "K": 256, "D": 64, "hidden_layer_sizes": (2048,), "part_layer_sizes": ()}
-    return [
-        Case("CIFAR-10", 50_000 if full else 20_000, 500, 10, cifar10),
-        Case("ImageNet", 10_000, 128, 1000, imagenet),
-        Case("small table", 2000, 30, 3),
-    ]
-
-
-def encoding_case(n):
-    """Return the architecture to encode with."""
-    return Case("encoding", n, 128, 10, {"D": 64, "hidden_layer_sizes": (512,), "part_layer_sizes": ()})
+OURS, ENCODED = "skdpq", ("encode", "transform")
 
 
 def objective(network, output, y):
@@ -177,9 +124,15 @@ def fit_loop(case, X, y, n_epochs):
             optimizer.step()
 
 
+def hidden_width(case):
+    """Return the width with which an MLPClassifier has as many parameters as the network."""
+    n_parameters = sum(parameter.numel() for parameter in case.network().parameters())
+    return round((n_parameters - case.n_classes) / (case.n_features + 1 + case.n_classes))
+
+
 def fit_mlp(case, X, y, n_epochs):
     """Fit scikit-learn's MLPClassifier."""
-    mlp = MLPClassifier((case.hidden_width(),), batch_size=BATCH, max_iter=n_epochs, n_iter_no_change=n_epochs)
+    mlp = MLPClassifier((hidden_width(case),), batch_size=BATCH, max_iter=n_epochs, n_iter_no_change=n_epochs)
     mlp.fit(X, y)
 
 
@@ -189,28 +142,16 @@ METHODS = {OURS: fit_ours, "skorch": fit_skorch, "DataLoader": fit_loop, "MLPCla
 def training_products(case, name):
     """Return the multiply-adds of a method's step, a sample."""
     if name == "MLPClassifier":
-        return case.hidden_width() * (2 * case.n_features + 3 * case.n_classes)
+        return hidden_width(case) * (2 * case.n_features + 3 * case.n_classes)
     network = case.network()
     layers = [layer.weight.numel() for layer in [*network.trunk, *network.parts]]
     return 3 * (sum(layers) + network.codebooks.numel()) + 6 * network.classifier.weight.numel() - layers[0]
 
 
-def limited(threads):
-    """Limit torch and NumPy to some threads; None for what they take by default."""
-    return nullcontext() if threads is None else threadpool_limits(threads)
-
-
-def seconds(function, *args):
-    """Return the seconds that a call takes."""
-    start = time.perf_counter()
-    function(*args)
-    return time.perf_counter() - start
-
-
 def measure_products(threads, repeats=5):
     """Return FLOP/s of the yardstick, best of some repeats."""
     a, b = torch.ones(SIDE, SIDE), torch.ones(SIDE, SIDE)
-    with limited(threads):
+    with threadpool_limits(threads):
         return 2 * SIDE**3 / min(seconds(torch.mm, a, b) for _ in range(repeats))
 
 
@@ -223,181 +164,168 @@ def measure_epoch(fit, case, X, y):
     return (seconds(fit, case, X, y, 1 + n_more) - first) / n_more
 
 
-def measure_training(case, options, peaks):
-    """Return samples a second by method and threads; add to the rates of the yardstick."""
+def measure_training(case, n_rounds, peaks):
+    """Return the seconds of an epoch in each round by method and threads; add to the rates of the yardstick."""
     X, y = case.samples()
-    turns = [(name, threads) for threads in peaks for name in METHODS]
     for fit in METHODS.values():
         fit(case, X[:BATCH], y[:BATCH] % 2, 1)  # a first call takes longer
-    times = {turn: [] for turn in turns}
-    for _ in range(options.rounds):
-        for name, threads in turns:
-            peaks[threads].append(measure_products(threads))
-            if max(times[name, threads], default=0) < LONG:
-                with limited(threads):
-                    times[name, threads].append(measure_epoch(METHODS[name], case, X, y))
-    return {turn: case.n / np.median(values) for turn, values in times.items()}
+    times = {(name, threads): [] for threads in THREADS for name in METHODS}
+
+    def take_turn(name, threads):
+        peaks[threads].append(measure_products(threads))
+        if max(times[name, threads], default=0) < LONG:
+            with threadpool_limits(threads):
+                times[name, threads].append(measure_epoch(METHODS[name], case, X, y))
+
+    interleave({turn: partial(take_turn, *turn) for turn in times}, n_rounds)
+    return times
 
 
-def measure_encoding(n, options, peaks):
-    """Return rows a second by method and threads, and multiply-adds a row by method."""
-    case = encoding_case(n)
-    X, y = case.samples()
-    transformer = DPQTransformer(**case.params, max_iter=1, device="cpu", random_state=0).fit(X[:2000], y[:2000])
+def encoding_products(case):
+    """Return the multiply-adds of a row, by what it is encoded to."""
     network = case.network()
     encode = sum(layer.weight.numel() for layer in [*network.trunk, *network.parts])
-    products = {"encode": encode, "transform": encode + network.codebooks.numel()}
-    times = {(name, threads): [] for threads in peaks for name in products}
-    for _ in range(options.rounds):
-        for name, threads in times:
-            peaks[threads].append(measure_products(threads))
-            with limited(threads):
-                times[name, threads].append(seconds(getattr(transformer, name), X))
-    return {turn: n / np.median(values) for turn, values in times.items()}, products
+    return {"encode": encode, "transform": encode + network.codebooks.numel()}
 
 
-def cells(speed, products, threads, peaks):
+def fit_encoder(case):
+    """Return a fitted transformer, and samples."""
+    X, y = case.samples()
+    return DPQTransformer(**case.params, max_iter=1, device="cpu", random_state=0).fit(X[:2000], y[:2000]), X
+
+
+def measure_encoding(case, n_rounds, peaks):
+    """Return the seconds in each round by method and threads; add to the rates of the yardstick."""
+    transformer, X = fit_encoder(case)
+
+    def take_turn(name, threads):
+        peaks[threads].append(measure_products(threads))
+        with threadpool_limits(threads):
+            return seconds(getattr(transformer, name), X)
+
+    turns = {(name, threads): partial(take_turn, name, threads) for threads in THREADS for name in ENCODED}
+    return interleave(turns, n_rounds)
+
+
+def cells(n, elapsed, products, threads, peaks):
     """Return the cells that all tables have: threads, samples a second, GFLOP/s, share of the yardstick."""
+    speed = n / np.median(elapsed)
     flops = 2 * products * speed
-    share = flops / max(peaks[threads])
-    return f"{threads or torch.get_num_threads()} | {speed:,.0f} | {flops / 1e9:.1f} | {share:.2f}"
+    return threads, f"{speed:,.0f}", f"{flops / 1e9:.1f}", f"{flops / max(peaks[threads]):.2f}"
 
 
-def training_table(case, speeds, peaks):
+def over(one, other):
+    """Return how many times as long one took as the other: the median of the ratios within each round."""
+    return f"{np.median([a / b for a, b in zip(one, other, strict=False)]):.2f}"
+
+
+def training_table(case, times, peaks):
     """Yield the lines of an architecture."""
     sizes = f"{case.n:,} samples, {case.n_features} features, {case.n_classes:,} classes"
-    yield f"\n## Training, {case.name}\n\n{sizes}; MLPClassifier has {case.hidden_width():,} hidden units.\n"
-    yield "| method | threads | samples/s | GFLOP/s | share of torch.mm | speed of skdpq over it |"
-    yield "|---|" + "---:|" * 5
-    ours = speeds[OURS, None]
-    for (name, threads), speed in speeds.items():
-        values = cells(speed, training_products(case, name), threads, peaks)
-        yield f"| {name} | {values} | {ours / speed:.2f} |"
+    yield f"\n## Training, {case.name}\n\n{sizes}; MLPClassifier has {hidden_width(case):,} hidden units.\n"
+    yield head("method", "threads", "samples/s", "GFLOP/s", "share of torch.mm")
+    for (name, threads), elapsed in times.items():
+        yield row(name, *cells(case.n, elapsed, training_products(case, name), threads, peaks))
 
 
-def summary(trained):
-    """Yield the lines that compare with the better of a method's two rows."""
+def encoding_table(case, times, peaks):
+    """Yield the lines of encoding."""
+    yield f"\n## Encoding\n\n{case.n:,} rows of 128 features, a trunk of 512, M=8, K=256, D=64.\n"
+    yield head("method", "threads", "rows/s", "GFLOP/s", "share of torch.mm")
+    products = encoding_products(case)
+    for (name, threads), elapsed in times.items():
+        yield row(name, *cells(case.n, elapsed, products[name], threads, peaks))
+
+
+def summary(trained, encoded):
+    """Yield the lines that compare with the better of a method's two rows, and two threads with one."""
     baselines = [name for name in METHODS if name != OURS]
     yield "\n## Training, speed of skdpq over the better of a method's two rows\n"
-    yield f"| | threads of skdpq | {' | '.join(baselines)} |"
-    yield "|---|" + "---:|" * (1 + len(baselines))
-    for case, speeds in trained:
-        best = [max(speeds[name, threads] for threads in (None, 1)) for name in baselines]
-        for (name, threads), speed in speeds.items():
-            if name == OURS:
-                ratios = " | ".join(f"{speed / other:.2f}" for other in best)
-                yield f"| {case.name} | {threads or torch.get_num_threads()} | {ratios} |"
+    yield head("", "threads of skdpq", *baselines)
+    for case, times in trained:
+        medians = {turn: np.median(elapsed) for turn, elapsed in times.items()}
+        for threads in THREADS:
+            best = (min(medians[name, n] for n in THREADS) for name in baselines)
+            yield row(case.name, threads, *(f"{other / medians[OURS, threads]:.2f}" for other in best))
+    yield "\n## Speed of skdpq on two threads over one\n"
+    yield head("", "ratio")
+    for case, times in trained:
+        yield row(f"training, {case.name}", over(times[OURS, 1], times[OURS, 2]))
+    for name in ENCODED:
+        yield row(name, over(encoded[name, 1], encoded[name, 2]))
 
 
 def report(options):
     """Measure, and yield the lines of the report."""
-    modules = (skdpq, sklearn, np, torch, skorch, threadpoolctl)
-    yield f"{datetime.date.today()}, {platform.platform()}, {os.cpu_count()} CPUs, Python {platform.python_version()}"
-    yield ", ".join(f"{module.__name__} {module.__version__}" for module in modules)
-    yield f"{torch.get_num_threads()} threads by default; medians of {options.rounds} rounds"
+    yield f"{machine('skorch', 'threadpoolctl')}\nMedians of {options.rounds} rounds."
+    peaks = {threads: [] for threads in THREADS}
+    trained = [(case, measure_training(case, options.rounds, peaks)) for case in training_cases(options.full)]
+    encoding = encoding_case(options.rows)
+    encoded = measure_encoding(encoding, options.rounds, peaks)
 
-    peaks = {None: [], 1: []}  # by threads
-    trained = [(case, measure_training(case, options, peaks)) for case in cases(options.full)]
-    n = 1_000_000
-    encoded, products = measure_encoding(n, options, peaks)
-
-    yield "\n| threads | torch.mm, GFLOP/s, best | median |\n|---:|---:|---:|"
+    yield "\n" + head("threads", "torch.mm, GFLOP/s, best", "median", n_text=0)
     for threads, rates in peaks.items():
-        yield f"| {threads or torch.get_num_threads()} | {max(rates) / 1e9:.1f} | {np.median(rates) / 1e9:.1f} |"
-    for case, speeds in trained:
-        yield from training_table(case, speeds, peaks)
-    yield from summary(trained)
-    yield f"\n## Encoding\n\n{n:,} rows of 128 features, a trunk of 512, M=8, K=256, D=64.\n"
-    yield "| method | threads | rows/s | GFLOP/s | share of torch.mm |\n|---|" + "---:|" * 4
-    for (name, threads), speed in encoded.items():
-        yield f"| {name} | {cells(speed, products[name], threads, peaks)} |"
+        yield row(threads, f"{max(rates) / 1e9:.1f}", f"{np.median(rates) / 1e9:.1f}")
+    for case, times in trained:
+        yield from training_table(case, times, peaks)
+    yield from encoding_table(encoding, encoded, peaks)
+    yield from summary(trained, encoded)
 
 
-def timed(call, times):
-    """Return the call, which then adds the seconds that it takes."""
-
-    def run():
-        start = time.perf_counter()
-        call()
-        times.append(time.perf_counter() - start)
-
-    return run
+def operations(call):
+    """Return the seconds that a call takes under the profiler, and those in each operation of torch."""
+    with torch.profiler.profile(activities=[ProfilerActivity.CPU]) as profiler:
+        total = seconds(call)
+    spent = {event.key.removeprefix("aten::"): event.self_cpu_time_total / 1e6 for event in profiler.key_averages()}
+    return total, spent
 
 
-def profile(tapes, run, n, multiply_adds, title):
-    """Yield what each kind of the calls on some tapes takes while `run` makes them n times, on one thread."""
-    kinds: dict = {}
-    for tape in tapes:
-        for i, call in enumerate(tape._calls):
-            kind = getattr(call.func, "__name__", str(call.func))
-            tape._calls[i] = timed(call, kinds.setdefault(kind, []))
-    total = seconds(lambda: [run() for _ in range(n)])
-    products = [name for name in kinds if name in ("mm", "addmm", "bmm", "baddbmm")]
-    spent = {name: sum(times) / total for name, times in kinds.items()}
-    spent["all else"] = 1 - sum(spent.values())
+def profile_table(title, total, spent, multiply_adds):
+    """Yield the lines of a profile: the share of each operation; all else is Python, and writing to new memory."""
+    products = [name for name in spent if name in ("mm", "addmm", "bmm", "baddbmm")]
     in_products = sum(spent[name] for name in products)
-    rate = 2 * multiply_adds * n / (in_products * total)
-    yield f"\n## {title}: {1e3 * total / n:.2f} ms\n"
-    yield f"Products take {in_products:.0%}, at {rate / 1e9:.0f} GFLOP/s.\n"
-    yield "| calls | share |\n|---|---:|"
-    yield f"| products: {', '.join(products)} | {in_products:.1%} |"
-    for name in sorted(set(spent) - set(products), key=spent.get, reverse=True):
-        yield f"| {name} | {spent[name]:.1%} |"
+    rate = 2 * multiply_adds / in_products
+    yield f"\n## {title}\n\nProducts take {in_products / total:.0%}, at {rate / 1e9:.0f} GFLOP/s.\n"
+    yield head("operations", "share")
+    yield row(f"products: {', '.join(products)}", f"{in_products / total:.1%}")
+    rest = {name: elapsed for name, elapsed in spent.items() if name not in products}
+    rest["all else"] = total - sum(spent.values())
+    for name in sorted(rest, key=rest.get, reverse=True):
+        if rest[name] > 0.002 * total:
+            yield row(name, f"{rest[name] / total:.1%}")
 
 
 def profile_training(case):
-    """Yield the profile of a step; all else is the optimiser, the gathering of rows, and Python."""
-    X, y = (torch.from_numpy(array) for array in case.samples())
-    loss_weights = {name: DEFAULTS.get(f"{name}_weight", 0.0) for name in TERMS}  # without preservation
-    generator = torch.Generator().manual_seed(0)
-    step = RecordedStep(case.network(), loss_weights, 0.0, DEFAULTS["weight_decay"], BATCH, generator)
-    batches = itertools.cycle(torch.randperm(len(X) // BATCH * BATCH).split(BATCH))
-    weight = torch.ones(len(X))
-    with limited(1), step:
-        step(X, y, weight, next(batches), 1e-3)
-        tapes = [tape for shard in step._shards for tape in (shard._now.forward, shard._now.backward)]
-        multiply_adds = training_products(case, OURS) * BATCH
-        title = f"{case.name}, a batch of {BATCH}"
-        yield from profile(tapes, lambda: step(X, y, weight, next(batches), 1e-3), 100, multiply_adds, title)
-
-
-def profile_encoding():
-    """Yield the profiles of a block in `encode` and in `transform`; all else is writing to new memory."""
-    case = encoding_case(1)
-    network = case.network()
-    parameters = dict(network.named_parameters())
-    encode = sum(layer.weight.numel() for layer in [*network.trunk, *network.parts])
-    for name, soft, multiply_adds in (
-        ("encode", False, encode),
-        ("transform", True, encode + network.codebooks.numel()),
-    ):
-        size = _encoding._BLOCK // (network.M * network.K * (1 + soft))
-        with limited(1), torch.inference_mode():
-            block = _encoding._Recorded(parameters, (size, case.n_features), soft)
-            block.x.normal_()
-            results = []
-
-            def run(block=block, results=results):
-                block.tape.run()
-                results.append(block.result.copy())
-
-            yield from profile([block.tape], run, 500, multiply_adds * size, f"{name}, a block of {size}")
+    """Yield the profile of an epoch, from fits of two lengths."""
+    X, y = case.samples()
+    n_more = max(1, int(TURN / measure_epoch(fit_ours, case, X, y)))
+    first, first_spent = operations(partial(fit_ours, case, X, y, 1))
+    total, spent = operations(partial(fit_ours, case, X, y, 1 + n_more))
+    spent = {name: elapsed - first_spent.get(name, 0) for name, elapsed in spent.items()}
+    title = f"{case.name}, {1e3 * (total - first) / (n_more * case.n / BATCH):.2f} ms a batch of {BATCH}"
+    yield from profile_table(title, total - first, spent, training_products(case, OURS) * case.n * n_more)
 
 
 def report_profiles(options):
-    """Yield the profile of each architecture."""
-    yield f"torch.mm, one thread: {measure_products(1, 20) / 1e9:.0f} GFLOP/s"
-    for case in cases(options.full):
-        yield from profile_training(case)
-    yield from profile_encoding()
+    """Yield the profiles of training on each architecture, and of encoding."""
+    with threadpool_limits(1):
+        yield machine()
+        yield f"torch.mm, one thread: {measure_products(1, 20) / 1e9:.0f} GFLOP/s"
+        for case in training_cases(options.full):
+            yield from profile_training(case)
+        case = encoding_case(options.rows)
+        transformer, X = fit_encoder(case)
+        for name, products in encoding_products(case).items():
+            yield from profile_table(name, *operations(partial(getattr(transformer, name), X)), products * case.n)
 
 
 def main():
     """Print the report."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__)
     parser.add_argument("--rounds", type=int, default=3, help="turns of each method")
     parser.add_argument("--full", action="store_true", help="train on all of 50,000 samples")
-    parser.add_argument("--profile", action="store_true", help="print what the calls of a step take instead")
+    parser.add_argument("--rows", type=int, default=1_000_000, help="rows to encode")
+    parser.add_argument("--profile", action="store_true", help="print what operations take instead")
     options = parser.parse_args()
     warnings.simplefilter("ignore", ConvergenceWarning)  # max_iter is reached, as it should be
     for line in (report_profiles if options.profile else report)(options):
