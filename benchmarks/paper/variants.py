@@ -4,8 +4,8 @@
 
 DPQ of 24 bits (M=4, K=64) with the defaults, on the 500 units of the base network of nine tenths of the training
 images; the last tenth is what is scored. The first row has the defaults, each other one change; rows of 64 bits have
-M=8 and K=256. Sharper or flatter distributions at the start are in benchmarks/defaults.py, with the parameters of the
-estimators.
+M=8 and K=256. Sharper or flatter distributions at the start are in benchmarks/quality/defaults.py, with the parameters
+of the estimators.
 """
 
 from functools import partial

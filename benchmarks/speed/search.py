@@ -1,8 +1,8 @@
 """Exact search over codes, beside faiss and nanopq: one process, one run, the same codes and codebooks.
 
-    python benchmarks/search.py
-    python benchmarks/search.py --data features.npz --plot search.png --output search.md
-    python benchmarks/search.py --n 50000
+    python benchmarks/speed/search.py
+    python benchmarks/speed/search.py --data features.npz --plot search.png --output search.md
+    python benchmarks/speed/search.py --n 50000
 
 Data sets: random codes of 8 x 8 and of 8 x 6 bits; DPQ codes of samples of 1,000 Gaussian classes, nearly all of which
 differ; and with `--data`, an .npz file of `X_train`, `y_train`, `X_test` and `y_test`, the DPQ codes (M=4, K=64) of its
@@ -19,7 +19,8 @@ Beside ours, which is exact:
 
 Recall counts items no farther than the true k-th, so it does not depend on the order of ties. Before anything is timed,
 our results in every case are compared with brute force, bit for bit, and the distances of IndexPQ and nanopq with it to
-rounding.
+rounding. Ours is DPQNeighbors, which validates queries as scikit-learn does, and returns Euclidean distances; those of
+the others are squared.
 
 Methods take turns: in each of several rounds, each is called with one batch of queries after another for a while, and
 the first call of a turn is not counted if there is another. Figures are medians of the calls of all rounds. Threads are
@@ -30,31 +31,33 @@ time per query on the largest batch that was timed stands there, marked with an 
 Times mean something on an idle machine only.
 """
 
-import argparse
-import datetime
 import itertools
-import os
-import platform
-import time
+import sys
 from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
 import faiss
 import nanopq
-import numba
 import numpy as np
-import sklearn
-import torch
+from _common import (
+    GivenCodebooks,
+    head,
+    interleave,
+    load_features,
+    machine,
+    make_parser,
+    row,
+    search_index,
+    seconds_each,
+)
 from matplotlib.figure import Figure
 from threadpoolctl import threadpool_limits
 
-import skdpq
 from skdpq import DPQTransformer
-from skdpq._codes import decode, pack_codes
-from skdpq._search.index import CodeIndex
-from skdpq._search.tables import lut_asymmetric
 
 COUNTS = (1, 16, 256, 4096)  # queries a call
 KS = (1, 10, 100)
@@ -100,12 +103,12 @@ class DataSet:
     def decoded(self, d):
         """Yield the decoded vectors in blocks, padded with zeros to d features."""
         for start in range(0, len(self.codes), BLOCK):
-            yield pad(decode(self.codes[start : start + BLOCK], self.codebooks), d)
+            yield pad(GivenCodebooks(self.codebooks).fit().decode(self.codes[start : start + BLOCK]), d)
 
     def training_set(self, d):
         """Return some decoded vectors, padded with zeros to d features."""
         rows = np.random.default_rng(0).permutation(len(self.codes))[:N_TRAIN]
-        return pad(decode(self.codes[rows], self.codebooks), d)
+        return pad(GivenCodebooks(self.codebooks).fit().decode(self.codes[rows]), d)
 
 
 @dataclass
@@ -163,9 +166,8 @@ def encode_classes(n):
 
 def encode_features(path):
     """Return the DPQ codes of a file's training items, with its test items as queries."""
-    data = np.load(path)
-    X_train, X_test = data["X_train"].astype(np.float32), data["X_test"].astype(np.float32)
-    return fit_and_encode(DPQTransformer(M=4, K=64, random_state=0), X_train, data["y_train"], X_train, X_test)
+    X_train, y_train, X_test, _ = load_features(path)
+    return fit_and_encode(DPQTransformer(M=4, K=64, random_state=0), X_train, y_train, X_train, X_test)
 
 
 def cached(directory, name, make):
@@ -198,15 +200,19 @@ def pad(X, d):
     return np.pad(X, ((0, 0), (0, d - X.shape[1])))
 
 
+def pack(codes, K):
+    """Return codes as faiss stores them: log2(K) bits each, the lowest first."""
+    bits = np.unpackbits(codes[:, :, np.newaxis], axis=2, bitorder="little")[:, :, : int(np.log2(K))]
+    return np.packbits(bits.reshape(len(codes), -1), axis=1, bitorder="little")
+
+
 def index_pq(data):
     """Return an IndexPQ of our codebooks and codes."""
     M, K, D = data.codebooks.shape
     index = faiss.IndexPQ(M * D, M, int(np.log2(K)))
     faiss.copy_array_to_vector(data.codebooks.ravel(), index.pq.centroids)
     index.is_trained = True
-    index.add_sa_codes(
-        pack_codes(data.codes, K)
-    )  # for powers of two, the bits of our packed codes are in faiss's order
+    index.add_sa_codes(pack(data.codes, K))
     return index
 
 
@@ -233,7 +239,7 @@ def index_ivf(data):
     index.is_trained = True
     lists = np.concatenate([coarse.index.search(X, 1)[1] for X in data.decoded(M * D)])
     lists = lists.astype("<u2").view(np.uint8)  # as many bytes as add_sa_codes expects for N_LISTS
-    index.add_sa_codes(np.hstack([lists, pack_codes(data.codes, K)]))
+    index.add_sa_codes(np.hstack([lists, pack(data.codes, K)]))
     return index
 
 
@@ -266,11 +272,10 @@ def search_nanopq(data):
 
 def search_ours(data):
     """Return our search."""
-    index = CodeIndex(data.codebooks)
-    index.add(data.codes)
+    index = search_index(data.codebooks, data.codes)
 
     def search(queries, k, threads):
-        return index.kneighbors(queries, k, symmetric=False, n_jobs=threads)
+        return index.set_params(n_jobs=threads).kneighbors(queries, k)
 
     return search
 
@@ -295,11 +300,16 @@ def make_methods(data):
 
 
 def brute_force(data, queries, k):
-    """Return the k nearest, ordered by (distance, id), of sums of float32 table entries in the order of the parts."""
+    """Return the k nearest, ordered by (distance, id): squared distances as sums of float32 in the order of the parts.
+
+    The summands, squared distances of a part to a codeword, are computed in float64 and rounded once.
+    """
+    M, _, D = data.codebooks.shape
     distances, ids = np.empty((len(queries), k), dtype=np.float32), np.empty((len(queries), k), dtype=np.int64)
-    for q, table in enumerate(lut_asymmetric(data.codebooks, queries)):
+    for q, query in enumerate(queries.reshape(-1, M, 1, D).astype(np.float64)):
+        table = np.square(query - data.codebooks).sum(axis=2).astype(np.float32)
         total = np.zeros(len(data.codes), dtype=np.float32)
-        for m in range(len(table)):
+        for m in range(M):
             total += table[m][data.codes[:, m]]
         ids[q] = np.argsort(total, kind="stable")[:k]
         distances[q] = total[ids[q]]
@@ -310,13 +320,14 @@ def check(data, methods):
     """Raise unless ours is brute force's answer, and the distances of the other exact methods are it to rounding."""
     queries = data.queries[:N_CHECKED]
     distances, ids = brute_force(data, queries, KS[-1])
+    euclidean = np.sqrt(distances, dtype=np.float64)
     for threads, k, count in itertools.product(THREADS, KS, data.counts()):
         for start in range(0, N_CHECKED, count):
             found_distances, found_ids = methods[OURS].search(data.queries[start : start + count], k, threads)
             rows = slice(start, min(start + count, N_CHECKED))
             n = rows.stop - start
             if not (
-                np.array_equal(found_distances[:n], distances[rows, :k])
+                np.array_equal(found_distances[:n], euclidean[rows, :k])
                 and np.array_equal(found_ids[:n], ids[rows, :k])
             ):
                 raise RuntimeError(
@@ -352,26 +363,19 @@ def limited(threads):
         yield
 
 
-def take_turn(method, threads, count, k, seconds):
-    """Return the seconds that each call takes, for some seconds; not of the first if there is another."""
-    queries = method.queries[: len(method.queries) // count * count].reshape(-1, count, method.queries.shape[1])
-    elapsed, start = [], time.perf_counter()
-    for batch in itertools.cycle(queries):
-        before = time.perf_counter()
-        method.search(batch, k, threads)
-        after = time.perf_counter()
-        elapsed.append(after - before)
-        if after - start > seconds:
-            return elapsed[1:] or elapsed
+def turn(method, threads, count, k, at_least):
+    """Return a function that searches for one batch of queries after another, and returns the seconds of each."""
+    n_batches, n_features = len(method.queries) // count, method.queries.shape[1]
+    batches = itertools.cycle(method.queries[: n_batches * count].reshape(n_batches, count, n_features))
+    return lambda: seconds_each(lambda: method.search(next(batches), k, threads), at_least)
 
 
 def measure_case(methods, threads, count, k, options):
     """Return the median seconds a query of each method."""
-    elapsed = {name: [] for name in methods}
-    for _ in range(options.rounds):
-        for name, method in methods.items():
-            elapsed[name] += take_turn(method, threads, count, k, options.seconds)
-    return {name: np.median(values) / count for name, values in elapsed.items()}
+    turns = {name: turn(method, threads, count, k, options.seconds) for name, method in methods.items()}
+    return {
+        name: np.median(np.concatenate(elapsed)) / count for name, elapsed in interleave(turns, options.rounds).items()
+    }
 
 
 def measure(data, methods, options):
@@ -399,44 +403,45 @@ def measure(data, methods, options):
 
 def table(results, methods):
     """Yield the lines of a data set's table."""
-    yield (
-        "| method | threads | queries | k | µs a query | ns a (query, code) | speed-up over IndexPQ | speed-up of ours "
-        "| recall |"
-    )
-    yield "|---|" + "---:|" * 7 + "---|"
+    columns = ("threads", "queries", "k", "µs a query", "ns a (query, code)")
+    yield head("method", *columns, "speed-up over IndexPQ", "speed-up of ours", "recall")
     for threads, k, count, name in itertools.product(THREADS, KS, results.counts, methods):
         case = name, threads, count, k
         if case not in results.seconds:
             continue
         seconds = results.seconds[case]
         recall = f"{results.recall[name, k]:.3f}" if (name, k) in results.recall else "exact"
-        yield (
-            f"| {name} | {threads} | {count:,} | {k} | {1e6 * seconds:,.2f}{'*' if case in results.carried else ''} "
-            f"| {1e9 * seconds / results.n:.4f} | {results.speed_up(name, PQ, threads, count, k):.2f} "
-            f"| {results.speed_up(OURS, *case):.2f} | {recall}{' of its own' if name == FAST_SCAN else ''} |"
+        yield row(
+            name,
+            threads,
+            f"{count:,}",
+            k,
+            f"{1e6 * seconds:,.2f}{'*' if case in results.carried else ''}",
+            f"{1e9 * seconds / results.n:.4f}",
+            f"{results.speed_up(name, PQ, threads, count, k):.2f}",
+            f"{results.speed_up(OURS, *case):.2f}",
+            f"{recall}{' of its own' if name == FAST_SCAN else ''}",
         )
 
 
 def must_show(all_results):
     """Yield the lines of what our search must reach."""
     yield "\n## Must show\n\nOn one thread:\n"
-    yield "| data set | codes | queries | k | over | speed-up | at least |"
-    yield "|---|---:|---:|---:|---|---:|---:|"
+    yield head("data set", "codes", "queries", "k", "over", "speed-up", "at least")
     for name, count, k, baseline, least in MUST_SHOW:
         if name not in all_results:
             continue
         results = all_results[name]
         count = results.counts[-1] if count is None else count
         speed_up = results.speed_up(OURS, baseline, 1, count, k)
-        yield f"| {name} | {results.n:,} | {count:,} | {k} | {baseline} | {speed_up:.2f} | {least} |"
+        yield row(name, f"{results.n:,}", f"{count:,}", k, baseline, f"{speed_up:.2f}", least)
     yield f"\nOurs on two threads over ours on one, at least {LEAST_THREAD_SPEED_UP}:\n"
-    yield "| data set | codes | queries | " + " | ".join(f"k={k}" for k in KS) + " |"
-    yield "|---|---:|---:|" + "---:|" * len(KS)
+    yield head("data set", "codes", "queries", *(f"k={k}" for k in KS))
     for name, results in all_results.items():
         for count in results.counts:
             seconds = [[results.seconds[OURS, threads, count, k] for k in KS] for threads in THREADS]
-            cells = " | ".join(f"{one / two:.2f}" for one, two in zip(*seconds, strict=True))
-            yield f"| {name} | {results.n:,} | {count:,} | {cells} |"
+            cells = (f"{one / two:.2f}" for one, two in zip(*seconds, strict=True))
+            yield row(name, f"{results.n:,}", f"{count:,}", *cells)
 
 
 def plot(all_results, path):
@@ -460,14 +465,8 @@ def plot(all_results, path):
 
 
 def header(options):
-    """Yield date, machine and versions."""
-    modules = (skdpq, sklearn, np, numba, torch, nanopq, faiss)
-    yield (
-        f"{datetime.date.today()}, {platform.machine()}, {os.cpu_count()} CPUs, {platform.system()}, "
-        f"Python {platform.python_version()}, "
-        + ", ".join(f"{module.__name__} {module.__version__}" for module in modules)
-        + f" ({faiss.get_compile_options().strip()})"
-    )
+    """Yield date, machine and versions, and what the figures are."""
+    yield f"{machine('faiss-cpu', 'nanopq')} ({faiss.get_compile_options().strip()})"
     yield (
         f"\nMedians of the calls of {options.rounds} rounds, {options.seconds} s a turn. *: not timed with that many "
         "queries; the time per query is that of the largest number that was. Speed-up of ours: over the method of the "
@@ -500,7 +499,7 @@ def report(options):
 
 def main():
     """Print the report."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__)
     parser.add_argument("--data", type=Path, help=".npz file with X_train, y_train, X_test and y_test")
     parser.add_argument("--n", type=int, default=1_000_000, help="number of codes; fewer for a quick try")
     parser.add_argument("--rounds", type=int, default=3, help="turns of each method")

@@ -1,7 +1,7 @@
 """Quantization error and fit time of ProductQuantizer, side by side with faiss's PQ and OPQ on the same data.
 
-    python benchmarks/pq_error.py
-    python benchmarks/pq_error.py --data features.npz --samples 20000
+    python benchmarks/quality/pq_error.py
+    python benchmarks/quality/pq_error.py --data features.npz --samples 20000
 
 The data is scikit-learn's digits and a synthetic correlated set, or the array `X_train` of an .npz file. Four fifths of
 the samples fit both libraries, each at its default settings (25 iterations of k-means and 50 alternations of OPQ in
@@ -10,15 +10,16 @@ the decoded codes. faiss takes only a multiple of M features, so it gets the fea
 Times mean something on an idle machine only: faiss's threads spin while they wait for a busy core.
 """
 
-import argparse
-import datetime
 import os
-import platform
+import sys
 import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import faiss
 import numpy as np
-import sklearn
+from _common import head, machine, make_parser, row, seconds
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 
@@ -62,9 +63,8 @@ def mean_squared(soft, hard):
 
 def measure(X_train, X_test, M, K, rotation):
     """Return seconds, training error and held-out error, of ours and of faiss."""
-    start = time.perf_counter()
-    quantizer = ProductQuantizer(M, K, rotation=rotation, random_state=0).fit(X_train)
-    seconds = time.perf_counter() - start
+    quantizer = ProductQuantizer(M, K, rotation=rotation, random_state=0)
+    fit_time = seconds(quantizer.fit, X_train)
     ours = [mean_squared(quantizer.soft(X), quantizer.decode(quantizer.encode(X))) for X in (X_train, X_test)]
 
     split = ProductQuantizer(M, 2, max_iter=1).fit(X_train).soft
@@ -72,12 +72,12 @@ def measure(X_train, X_test, M, K, rotation):
     rotate, code_and_decode = fit_faiss(split(X_train), M, K, rotation)
     faiss_seconds = time.perf_counter() - start
     theirs = [mean_squared(rotate(split(X)), code_and_decode(rotate(split(X)))) for X in (X_train, X_test)]
-    return (seconds, *ours), (faiss_seconds, *theirs)
+    return (fit_time, *ours), (faiss_seconds, *theirs)
 
 
 def main():
     """Print the tables."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__)
     parser.add_argument("--data", help=".npz file with an array X_train (n_samples, n_features)")
     parser.add_argument("--samples", type=int, help="use that many samples, drawn at random")
     args = parser.parse_args()
@@ -85,10 +85,9 @@ def main():
         data = {os.path.basename(args.data): np.load(args.data)["X_train"]}
     else:
         data = {"digits": load_digits().data, "correlated": correlated()}
-    print(f"{datetime.date.today()}, {platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}")
-    print(f"scikit-learn {sklearn.__version__}, numpy {np.__version__}, faiss {faiss.__version__}\n")
-    print("| data | n | features | M | K | | error | faiss | ratio | held out | faiss | ratio | fit s | faiss |")
-    print("|---" * 14 + "|")
+    print(f"{machine('faiss-cpu')}\n")
+    columns = ("", "error", "faiss", "ratio", "held out", "faiss", "ratio", "fit, s", "faiss")
+    print(head("data", "n", "features", "M", "K", *columns))
     for name, X in data.items():
         n = min(args.samples or len(X), len(X))
         X = X[np.random.default_rng(0).permutation(len(X))[:n]].astype(np.float32)
@@ -96,11 +95,10 @@ def main():
         for M, K in CASES:
             for rotation in (None, "opq"):
                 (s, e, h), (fs, fe, fh) = measure(X_train, X_test, M, K, rotation)
-                print(
-                    f"| {name} | {len(X_train)} | {X.shape[1]} | {M} | {K} | {'OPQ' if rotation else 'PQ'} "
-                    f"| {e:.4g} | {fe:.4g} | {e / fe:.3f} | {h:.4g} | {fh:.4g} | {h / fh:.3f} | {s:.1f} | {fs:.1f} |",
-                    flush=True,
-                )
+                method = "OPQ" if rotation else "PQ"
+                cells = f"{e:.4g}", f"{fe:.4g}", f"{e / fe:.3f}", f"{h:.4g}", f"{fh:.4g}", f"{h / fh:.3f}"
+                cells = method, *cells, f"{s:.1f}", f"{fs:.1f}"
+                print(row(name, len(X_train), X.shape[1], M, K, *cells), flush=True)
 
 
 if __name__ == "__main__":

@@ -1,25 +1,25 @@
 """Run a Python script in a terminal, and draw as SVG what the terminal showed at some moment.
 
-    python benchmarks/terminal.py examples/watch_grid_search.py docs/progress.svg
+    python benchmarks/speed/terminal.py examples/watch_grid_search.py docs/progress.svg
 
 Needs rich (``pip install skdpq[progress]``) and a system with pseudo-terminals. Of what terminals understand, this
 knows what rich's live displays write: colours, and going up to erase lines.
 """
 
-import argparse
-import datetime
 import fcntl
 import io
 import os
-import platform
 import re
 import struct
 import subprocess
 import sys
 import termios
 import time
-from importlib.metadata import version
+from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from _common import machine, make_parser
 from rich.console import Console
 from rich.text import Text
 
@@ -67,7 +67,7 @@ def screen(written):
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = make_parser(__doc__)
     parser.add_argument("script")
     parser.add_argument("svg")
     parser.add_argument("--at", type=float, default=0.8, help="the moment, as a share of the script's time")
@@ -84,8 +84,4 @@ if __name__ == "__main__":
     with open(args.svg, "w") as file:
         file.write(re.sub(r"[ \t]+$", "", svg, flags=re.MULTILINE))
     print(screen(written.decode()))
-    print(
-        f"{datetime.date.today()}, {platform.machine()}, {os.cpu_count()} CPUs, {platform.system()}, "
-        f"Python {platform.python_version()}, "
-        + ", ".join(f"{name} {version(name)}" for name in ("scikit-learn", "rich", "torch"))
-    )
+    print(machine("rich"))

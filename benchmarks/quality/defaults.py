@@ -1,8 +1,8 @@
 """What the default hyperparameters are worth: each changed alone, on data sets that differ in size and kind.
 
-    python benchmarks/defaults.py
-    python benchmarks/defaults.py --data features.npz
-    python benchmarks/defaults.py --only gini_batch_weight
+    python benchmarks/quality/defaults.py
+    python benchmarks/quality/defaults.py --data features.npz
+    python benchmarks/quality/defaults.py --only gini_batch_weight
 
 Small sets come with scikit-learn: digits, wine, breast_cancer, iris cut to 30 samples, and two that it generates, of
 2,000 samples with 20 features and of 10,000 with 200; two fifths of each are held out. With `--data`, an .npz file of
@@ -11,27 +11,24 @@ half of the test items a tenth queries the others; the other half is left alone.
 held-out items against the others. Rows "initial ..." change what no parameter does: how the network starts.
 """
 
-import argparse
-import datetime
 import os
-import platform
-import time
+import sys
 import warnings
-from contextlib import contextmanager
-from unittest import mock
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import numpy as np
-import sklearn
 import torch
+from _common import head, load_features, machine, make_parser, row, seconds
 from sklearn.datasets import load_breast_cancer, load_digits, load_iris, load_wine, make_classification
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.frozen import FrozenEstimator
 from sklearn.model_selection import train_test_split
 from sklearn.preprocessing import StandardScaler
 
-import skdpq
 from skdpq import DPQClassifier, DPQNeighbors
-from skdpq._learning.network import DPQNetwork
+from skdpq._learning.step import make_step
 
 VARIANTS = [
     {},
@@ -67,32 +64,40 @@ VARIANTS = [
 ]
 
 
-@contextmanager
-def started(params, X):
+@torch.no_grad()
+def change_start(network, generator, X, logits=1.0, codewords=1.0):
     """Change what the network starts with: the scale of the logits (a temperature) or of the codewords, or draw these.
 
     Drawn are sub-vectors s_m of random samples, centered and of an expected squared norm of one.
     """
-    initialise = DPQNetwork.initialise
+    network.parts[-1].weight *= logits
+    if codewords != "sub-vectors":
+        network.codebooks *= codewords
+        return
     X = torch.from_numpy(StandardScaler().fit_transform(X).astype(np.float32))
-    codewords = params.get("initial codewords", 1.0)
+    M, K, D = network.codebooks.shape
+    s = X[torch.randint(len(X), (K,), generator=generator)].to(network.codebooks.dtype)
+    for layer in network.trunk:
+        s = torch.relu(layer(s))
+    s = s[:, : M * D].reshape(K, M, D).transpose(0, 1)
+    s = s - s.mean(dim=1, keepdim=True)
+    network.codebooks.copy_(s / s.square().sum(2).mean(1).sqrt()[:, None, None])
 
-    def changed(network, generator):
-        initialise(network, generator)
-        network.parts[-1].weight *= params.get("initial logits", 1.0)
-        if codewords != "sub-vectors":
-            network.codebooks *= codewords
-            return
-        M, K, D = network.codebooks.shape
-        s = X[torch.randint(len(X), (K,), generator=generator)].to(network.codebooks.dtype)
-        for layer in network.trunk:
-            s = torch.relu(layer(s))
-        s = s[:, : M * D].reshape(K, M, D).transpose(0, 1)
-        s = s - s.mean(dim=1, keepdim=True)
-        network.codebooks.copy_(s / s.square().sum(2).mean(1).sqrt()[:, None, None])
 
-    with mock.patch.object(DPQNetwork, "initialise", torch.no_grad()(changed)):
-        yield
+def classifier(params, X):
+    """Return the classifier with some parameters and, where these have "initial ...", another start of the network."""
+    initial = {name.removeprefix("initial "): params[name] for name in params if name.startswith("initial ")}
+
+    class StartsOtherwise(DPQClassifier):
+        """Changes the network before training."""
+
+        @staticmethod
+        def _make_step(network, *args, generator, **kwargs):
+            change_start(network, generator, X, **initial)
+            return make_step(network, *args, generator=generator, **kwargs)
+
+    own = {name: params[name] for name in params if not name.startswith("initial ")}
+    return (StartsOtherwise if initial else DPQClassifier)(**own)
 
 
 def small_sets(seed):
@@ -112,19 +117,16 @@ def small_sets(seed):
 
 def large_set(path):
     """Yield name, parameters and split of the training items in a file, and half of its test items."""
-    data = np.load(path)
-    X, y = data["X_train"].astype(np.float32), data["y_train"]
-    cut, half = len(X) * 9 // 10, len(data["X_test"]) // 2
-    unseen = data["X_test"][:half].astype(np.float32), data["y_test"][:half]
+    X, y, X_test, y_test = load_features(path)
+    cut, half = len(X) * 9 // 10, len(X_test) // 2
+    unseen = X_test[:half], y_test[:half]
     yield os.path.basename(path), {"M": 4, "K": 64}, (X[:cut], X[cut:], y[:cut], y[cut:], *unseen)
 
 
 def measure(params, X, X_held_out, y, y_held_out, X_unseen=None, y_unseen=None):
     """Return accuracy from codes, asymmetric and symmetric mAP, mAP among unseen items, and seconds of fitting."""
-    with started(params, X):
-        start = time.perf_counter()
-        clf = DPQClassifier(**{name: params[name] for name in params if " " not in name}).fit(X, y)
-        seconds = time.perf_counter() - start
+    clf = classifier(params, X)
+    fit_time = seconds(clf.fit, X, y)
     neighbors = DPQNeighbors(quantizer=FrozenEstimator(clf)).fit(X, y)
     asymmetric = neighbors.score(X_held_out, y_held_out)
     symmetric = neighbors.set_params(search="symmetric").score(X_held_out, y_held_out)
@@ -133,7 +135,7 @@ def measure(params, X, X_held_out, y, y_held_out, X_unseen=None, y_unseen=None):
         cut = len(X_unseen) // 10
         neighbors = DPQNeighbors(quantizer=FrozenEstimator(clf)).fit(X_unseen[cut:], y_unseen[cut:])
         among = neighbors.score(X_unseen[:cut], y_unseen[:cut])
-    return clf.score(X_held_out, y_held_out), asymmetric, symmetric, among, seconds
+    return clf.score(X_held_out, y_held_out), asymmetric, symmetric, among, fit_time
 
 
 def table(rows, seeds):
@@ -141,14 +143,14 @@ def table(rows, seeds):
     standard = np.mean(rows["defaults"], axis=0)
     measured = ~np.isnan(standard)
     names = np.array(["accuracy", "mAP asymmetric", "mAP symmetric", "mAP, unseen items", "fit, s"])[measured]
-    yield f"| | {' | '.join(names)} |\n|---|{'---|' * len(names)}"
+    yield head("", *names)
     for variant, values in rows.items():
-        *scores, seconds = np.mean(values, axis=0)[measured]
+        *scores, fit_time = np.mean(values, axis=0)[measured]
         cells = [f"{score:.4f}" for score in scores]
         if variant != "defaults":
             differences = np.subtract(scores, standard[measured][:-1])
             cells = [f"{cell} ({difference:+.4f})" for cell, difference in zip(cells, differences, strict=True)]
-        yield f"| {variant} | {' | '.join(cells)} | {seconds:.1f} |"
+        yield row(variant, *cells, f"{fit_time:.1f}")
     if seeds > 1:
         spread = np.std(rows["defaults"], axis=0, ddof=1)[measured][:-1]
         yield f"\nStandard deviation over seeds, of the defaults: {', '.join(f'{s:.4f}' for s in spread)}."
@@ -156,15 +158,14 @@ def table(rows, seeds):
 
 def main():
     """Measure all variants and print a table for each set."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__)
     parser.add_argument("--data", help="an .npz file, instead of the small sets")
     names = sorted({name for variant in VARIANTS for name in variant})
     parser.add_argument("--only", choices=names, metavar="NAME", help="a parameter; the others are left as they are")
     parser.add_argument("--seeds", type=int, default=5)
     options = parser.parse_args()
     warnings.simplefilter("ignore", ConvergenceWarning)  # max_iter is among the variants
-    print(f"{datetime.date.today()}, {platform.platform()}, {os.cpu_count()} CPUs, Python {platform.python_version()}")
-    print(", ".join(f"{module.__name__} {module.__version__}" for module in (skdpq, sklearn, torch, np)))
+    print(machine())
     print(f"{options.seeds} seeds")
 
     variants = [variant for variant in VARIANTS if not variant or options.only in (None, *variant)]
@@ -172,8 +173,8 @@ def main():
     for seed in range(options.seeds):
         for name, params, split in large_set(options.data) if options.data else small_sets(seed):
             for variant in variants:
-                row = measure({**params, **variant, "random_state": seed}, *split)
-                results.setdefault(name, {}).setdefault(str(variant or "defaults").strip("{}"), []).append(row)
+                values = measure({**params, **variant, "random_state": seed}, *split)
+                results.setdefault(name, {}).setdefault(str(variant or "defaults").strip("{}"), []).append(values)
     if not options.data:
         sets = list(results.values())
         means = {variant: np.mean([rows[variant] for rows in sets], axis=0) for variant in sets[0]}

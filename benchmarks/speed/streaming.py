@@ -1,7 +1,7 @@
 """Memory and score of fitting on a memory map that is larger than what fitting may hold.
 
-    python benchmarks/streaming.py
-    python benchmarks/streaming.py --n 500000
+    python benchmarks/speed/streaming.py
+    python benchmarks/speed/streaming.py --n 500000
 
 The samples, 128 features each, are Gaussian around the 100 centers of their classes, and written to a temporary folder
 sorted by class, the worst order for a stream. Memory is polled during `fit`, above what the process held before: what
@@ -9,30 +9,26 @@ it allocated (anonymous pages), and what it had of the file in memory, which the
 (Linux). Beside it, the same fit on the same samples in memory, by an estimator that may hold them all.
 """
 
-import argparse
-import datetime
 import os
-import platform
+import sys
 import tempfile
 import threading
-import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import numpy as np
-import sklearn
-import torch
+from _common import head, machine, make_parser, memory, row, seconds
 
-import skdpq
 from skdpq import DPQClassifier
-from skdpq._learning import batches as _batches
+from skdpq._learning import batches  # what fits into memory is no parameter
 
 N_FEATURES, N_CLASSES = 128, 100
 
 
 def resident():
     """Return bytes that the process allocated, and bytes of files that it has in memory."""
-    with open("/proc/self/status") as file:
-        lines = dict(line.split(":", 1) for line in file)
-    return np.array([int(lines[name].split()[0]) * 1024 for name in ("RssAnon", "RssFile")])
+    return np.array([memory(name) for name in ("RssAnon", "RssFile")])
 
 
 class Peak:
@@ -70,12 +66,11 @@ def write(path, n, centers):
 
 def main():
     """Fit streamed and in memory, and print what each held and scored."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__)
     parser.add_argument("--n", type=int, default=5_000_000)
     parser.add_argument("--epochs", type=int, default=1)
     options = parser.parse_args()
-    print(f"{datetime.date.today()}, {platform.platform()}, {os.cpu_count()} CPUs, Python {platform.python_version()}")
-    print(", ".join(f"{module.__name__} {module.__version__}" for module in (skdpq, sklearn, torch, np)))
+    print(machine())
     rng = np.random.default_rng(0)
     centers = 0.35 * rng.standard_normal((N_CLASSES, N_FEATURES), dtype=np.float32)
     y_test = rng.integers(0, N_CLASSES, 20_000)
@@ -84,17 +79,16 @@ def main():
         path = os.path.join(folder, "X.npy")
         y = write(path, options.n, centers)
         print(f"{options.n} x {N_FEATURES} samples, {os.path.getsize(path) / 2**20:.0f} MiB; {options.epochs} epochs\n")
-        print("| | accuracy from codes | allocated, MiB | of the file, MiB | fit, s |\n|---|---|---|---|---|")
-        for name, in_memory in (("streamed", _batches.IN_MEMORY), ("in memory", np.inf)):
-            _batches.IN_MEMORY = in_memory
+        print(head("", "accuracy from codes", "allocated, MiB", "of the file, MiB", "fit, s"))
+        for name, in_memory in (("streamed", batches.IN_MEMORY), ("in memory", np.inf)):
+            batches.IN_MEMORY = in_memory
             X = np.load(path, mmap_mode="r")
             clf = DPQClassifier(M=4, K=64, max_iter=options.epochs, random_state=0)
-            start = time.perf_counter()
             with Peak() as peak:
-                clf.fit(X, y)
-            seconds = time.perf_counter() - start
+                fit_time = seconds(clf.fit, X, y)
+            allocated, of_file = peak.mib
             score = clf.score(X_test, y_test)
-            print(f"| {name} | {score:.4f} | {peak.mib[0]:.0f} | {peak.mib[1]:.0f} | {seconds:.0f} |", flush=True)
+            print(row(name, f"{score:.4f}", f"{allocated:.0f}", f"{of_file:.0f}", f"{fit_time:.0f}"), flush=True)
 
 
 if __name__ == "__main__":
