@@ -22,8 +22,7 @@ PACKAGE = Path(skdpq.__file__).parent
 @pytest.fixture(scope="module")
 def problem():
     rng = np.random.default_rng(0)
-    index = CodeIndex(rng.normal(size=(4, 256, 2)))
-    index.add(rng.integers(256, size=(20_000, 4)))
+    index = CodeIndex(rng.normal(size=(4, 256, 2))).add(rng.integers(256, size=(20_000, 4)))
     return index, rng.normal(size=(70, 8)).astype(np.float32)
 
 
@@ -50,18 +49,19 @@ def test_calls_from_many_threads_do_not_disturb_one_another(problem, n_jobs, mon
 
 
 def test_searches_go_on_while_items_are_added(problem):
-    index = CodeIndex(problem[0].codebooks)
-    queries = problem[1]
-    index.add(problem[0].codes)
+    index, queries = problem
     before = index.kneighbors(queries, 5, symmetric=False)
     far = index.codes[index.kneighbors(queries[:1], len(index), symmetric=False)[1][0, -1:]]
+    versions = [index]
+    more = np.repeat(far, 300, axis=0)
     with ThreadPoolExecutor(1) as pool:
-        adding = pool.submit(lambda: [index.add(np.repeat(far, 300, axis=0)) for _ in range(20)])
+        adding = pool.submit(lambda: [versions.append(versions[-1].add(more)) for _ in range(20)])
         while not adding.done():
-            distances, _ = index.kneighbors(queries, 5, symmetric=False)
+            distances, _ = versions[-1].kneighbors(queries, 5, symmetric=False)
             assert (distances <= before[0]).all()  # an item more can only bring nearer ones
+            assert_same(index.kneighbors(queries, 5, symmetric=False), before)
         adding.result()
-    assert len(index) == 26_000
+    assert [len(version) for version in versions] == [20_000 + 300 * i for i in range(21)]
 
 
 @pytest.mark.parametrize("n_jobs", [1, 2])
@@ -80,8 +80,7 @@ import skdpq._search.scan_numba
 from skdpq._search.index import CodeIndex
 skdpq._search.scan_numba._WORTH_THREADS = 0
 rng = np.random.default_rng(0)
-index = CodeIndex(rng.normal(size=(3, 256, 2)))
-index.add(rng.integers(256, size=(3000, 3)))
+index = CodeIndex(rng.normal(size=(3, 256, 2))).add(rng.integers(256, size=(3000, 3)))
 queries = rng.normal(size=(5, 6)).astype(np.float32)
 found = index.kneighbors(queries, 9, symmetric=False, n_jobs=2)
 """

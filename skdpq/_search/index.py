@@ -21,9 +21,11 @@ _MAX_ID = 2**63 - 2  # so that the id after it is an int64 too
 class CodeIndex:
     """Codes and their ids; ties in distance are broken by id.
 
-    The codes are kept in segments (`_segments.Segment`), of which each has more than twice the items of the next:
+    An index never changes: `add` and `remove` return another, so whoever holds one may search it meanwhile.
+
+    The codes are kept in segments (`segments.Segment`), of which each has more than twice the items of the next:
     additions make small ones, which are merged as they grow. So adding costs a few sorts of each item in all, and
-    there are never more than some twenty segments.
+    there are never more than some twenty segments. Indexes share the segments that they have in common.
 
     Parameters
     ----------
@@ -37,7 +39,7 @@ class CodeIndex:
     segments : tuple of Segment
         The database.
     next_id : int
-        The id that `add` gives next; ids are not given again after their removal.
+        The id that the next item gets by default; ids are not given again after their removal.
     """
 
     def __init__(self, codebooks):
@@ -64,8 +66,8 @@ class CodeIndex:
     def _in_segments(self, name):
         return np.concatenate([np.empty(0, np.int64), *(getattr(segment, name) for segment in self.segments)])
 
-    def through(self, codebooks):
-        """Return the same database read through other codebooks, such as normalised ones.
+    def with_codebooks(self, codebooks):
+        """Return the same database with other codebooks, such as normalized ones.
 
         Parameters
         ----------
@@ -74,8 +76,8 @@ class CodeIndex:
 
         Returns
         -------
-        view : CodeIndex
-            Shares codes and ids; for searching alone.
+        index : CodeIndex
+            A new index.
 
         Raises
         ------
@@ -85,12 +87,10 @@ class CodeIndex:
         codebooks = _check_codebooks(codebooks)
         if codebooks.shape[:2] != self.codebooks.shape[:2]:
             raise ValueError(f"Expected codebooks of shape {self.codebooks.shape[:2]} + (D,), got {codebooks.shape}.")
-        view = copy.copy(self)
-        view.codebooks = codebooks
-        return view
+        return self._replace(codebooks=codebooks)
 
     def add(self, codes, ids=None):
-        """Add codes.
+        """Return an index with codes added.
 
         Parameters
         ----------
@@ -101,13 +101,13 @@ class CodeIndex:
 
         Returns
         -------
-        ids : ndarray of shape (n_new,), int64
-            The ids of the new items.
+        index : CodeIndex
+            With them; this one stays as it is.
 
         Raises
         ------
         ValueError
-            If the codes do not fit the codebooks or the ids are not new; the index is then as it was.
+            If the codes do not fit the codebooks or the ids are not new.
         """
         M, K, _ = self.codebooks.shape
         codes = check_codes(codes, M, K)
@@ -127,23 +127,29 @@ class CodeIndex:
                     raise ValueError(f"Expected ids that are not in the index yet, got {ids[known][:5].tolist()}.")
         if len(self) + len(codes) >= 2**32:
             raise ValueError(f"Expected fewer than 2**32 items in an index, got {len(self) + len(codes)}.")
-        if len(codes):
-            self.segments = _settle((*self.segments, build(codes, ids)))
-            self.next_id = max(self.next_id, int(ids.max()) + 1)
-        return ids
+        if len(codes) == 0:
+            return self
+        return self._replace(
+            segments=_compact((*self.segments, build(codes, ids))), next_id=max(self.next_id, int(ids.max()) + 1)
+        )
 
     def remove(self, ids):
-        """Remove codes by their ids.
+        """Return an index with items removed.
 
         Parameters
         ----------
         ids : array-like of shape (n_removed,)
             Integers in the index.
 
+        Returns
+        -------
+        index : CodeIndex
+            Without them; this one stays as it is.
+
         Raises
         ------
         ValueError
-            If an id is not in the index; it is then as it was.
+            If an id is not in the index.
         """
         ids = _check_ids(ids)
         unknown = ~np.isin(ids, self._in_segments("ids"))
@@ -153,7 +159,13 @@ class CodeIndex:
         for segment in self.segments:
             kept = ~np.isin(segment.ids, ids)
             segments.append(segment if kept.all() else keep(segment, kept))
-        self.segments = _settle(segment for segment in segments if segment is not None)
+        return self._replace(segments=_compact(segment for segment in segments if segment is not None))
+
+    def _replace(self, **attributes):
+        """Return an index with some attributes replaced; it shares the others."""
+        index = copy.copy(self)
+        vars(index).update(attributes)
+        return index
 
     def tables(self, queries, symmetric):
         """Compute the look-up tables of a block of queries.
@@ -346,18 +358,18 @@ class CodeIndex:
         return distinct_rows(self.codes)
 
 
-def _settle(segments):
+def _compact(segments):
     """Merge segments until each has more than twice the items of the next."""
-    settled = []
+    compacted = []
     for segment in segments:
-        settled.append(segment)
+        compacted.append(segment)
         n_merged, n_items = 1, len(segment.ids)
-        while n_merged < len(settled) and len(settled[-n_merged - 1].ids) <= 2 * n_items:
+        while n_merged < len(compacted) and len(compacted[-n_merged - 1].ids) <= 2 * n_items:
             n_merged += 1
-            n_items += len(settled[-n_merged].ids)
+            n_items += len(compacted[-n_merged].ids)
         if n_merged > 1:
-            settled[-n_merged:] = [merge(settled[-n_merged:])]
-    return tuple(settled)
+            compacted[-n_merged:] = [merge(compacted[-n_merged:])]
+    return tuple(compacted)
 
 
 def _check_codebooks(codebooks):

@@ -61,14 +61,14 @@ class Problem:
         self.queries = {True: rng.integers(K, size=(n_queries, M)), False: (soft * scale).astype(np.float32)}
         self.index = CodeIndex(self.codebooks)
         if n_portions == 1:
-            self.index.add(codes)
+            self.index = self.index.add(codes)
             self.ids, self.codes = np.arange(n), codes
             return
         ids = rng.permutation(2 * n)[:n]
         for portion in np.array_split(np.arange(n), n_portions):
-            self.index.add(codes[portion], ids[portion])
+            self.index = self.index.add(codes[portion], ids[portion])
         kept = rng.random(n) < 0.7
-        self.index.remove(ids[~kept])
+        self.index = self.index.remove(ids[~kept])
         order = np.argsort(ids[kept])
         self.ids, self.codes = ids[kept][order], codes[kept][order]
 
@@ -319,7 +319,7 @@ def test_any_sequence_of_updates_equals_a_dict(sequence, seed):
     rng = np.random.default_rng(seed)
     index, model, next_id = CodeIndex(np.zeros((2, 300, 1))), {}, 0
     for name, size, ids in sequence:
-        before, contents = index.segments, copy.deepcopy(index.segments)
+        before, contents = index, copy.deepcopy(index)
         if name == "add":
             n = size if ids is None else len(ids)
             codes = rng.integers(300, size=(n, 2))
@@ -331,16 +331,16 @@ def test_any_sequence_of_updates_equals_a_dict(sequence, seed):
         if not valid:
             with pytest.raises(ValueError, match="Expected ids"):
                 index.add(codes, ids) if name == "add" else index.remove(ids)
-            assert index.segments is before
         elif name == "add":
             new = range(next_id, next_id + n) if ids is None else ids
-            assert_array_equal(index.add(codes, ids), new)
+            index = index.add(codes, ids)
             model.update(zip(new, codes.tolist(), strict=True))
             next_id = max([next_id, *(i + 1 for i in new)])
         else:
-            index.remove(ids)
+            index = index.remove(ids)
             model = {i: code for i, code in model.items() if i not in ids}
-        for segment, copied in zip(before, contents, strict=True):  # a search under way would read these
+        assert before.next_id == contents.next_id
+        for segment, copied in zip(before.segments, contents.segments, strict=True):  # searches under way read these
             for array, copied_array in zip(segment, copied, strict=True):
                 assert_array_equal(array, copied_array)
         assert index.codes.dtype == np.uint16
@@ -353,20 +353,14 @@ def test_any_sequence_of_updates_equals_a_dict(sequence, seed):
 
 
 def test_ids_are_not_given_again_after_their_removal():
-    index = CodeIndex(np.zeros((1, 4, 1)))
-    index.add([[0], [1], [2]])
-    index.remove([2])
-    index.add([[3]])
+    index = CodeIndex(np.zeros((1, 4, 1))).add([[0], [1], [2]]).remove([2]).add([[3]])
     assert index.ids.tolist() == [0, 1, 3]
-    index.remove(index.ids)
-    index.add([[0]])
+    index = index.remove(index.ids).add([[0]])
     assert index.ids.tolist() == [4]
 
 
 def test_results_follow_ids_not_the_order_of_adding():
-    index = CodeIndex(np.zeros((1, 4, 1)))
-    index.add([[0], [1]], ids=[7, 3])
-    index.add([[2]], ids=[5])
+    index = CodeIndex(np.zeros((1, 4, 1))).add([[0], [1]], ids=[7, 3]).add([[2]], ids=[5])
     assert index.ids.tolist() == [3, 5, 7]
     assert index.codes.ravel().tolist() == [1, 2, 0]
 
@@ -394,8 +388,7 @@ def test_results_follow_ids_not_the_order_of_adding():
     ],
 )
 def test_a_failing_add_leaves_the_index_as_it_was(codes, ids):
-    index = CodeIndex(np.zeros((2, 4, 1)))
-    index.add([[1, 2], [3, 0]])
+    index = CodeIndex(np.zeros((2, 4, 1))).add([[1, 2], [3, 0]])
     with pytest.raises(ValueError, match="Expected"):
         index.add(codes, ids)
     assert index.ids.tolist() == [0, 1]
@@ -412,19 +405,16 @@ def test_sparse_codes_are_a_type_error():
 
 @pytest.mark.parametrize("ids", [[2], [-1], [0.0], [0, 9], ["0"], 0, [[0]]])
 def test_a_failing_remove_leaves_the_index_as_it_was(ids):
-    index = CodeIndex(np.zeros((2, 4, 1)))
-    index.add([[1, 2], [3, 0]])
+    index = CodeIndex(np.zeros((2, 4, 1))).add([[1, 2], [3, 0]])
     with pytest.raises(ValueError, match="Expected"):
         index.remove(ids)
     assert index.ids.tolist() == [0, 1]
 
 
 def test_the_largest_id_leaves_none_to_give():
-    index = CodeIndex(np.zeros((2, 4, 1)))
-    index.add([[1, 2]], ids=[2**63 - 2])
-    index.add(np.empty((0, 2), int))
+    index = CodeIndex(np.zeros((2, 4, 1))).add([[1, 2]], ids=[2**63 - 2]).add(np.empty((0, 2), int))
     with pytest.raises(ValueError, match="none are left"):
         index.add([[3, 0]])
-    index.add([[3, 0]], ids=[0])
+    index = index.add([[3, 0]], ids=[0])
     assert index.ids.dtype == np.int64
     assert index.ids.tolist() == [0, 2**63 - 2]

@@ -143,8 +143,7 @@ class Largest(TorchDispatchMode):
 def test_the_order_of_adding_changes_no_result_and_little_memory(device, nearest_last):
     codebooks = np.arange(1024, dtype=np.float32).reshape(1, 1024, 1)
     codes = np.arange(1024)[:, None]
-    index = CodeIndex(codebooks)
-    index.add(codes[::-1] if nearest_last else codes)
+    index = CodeIndex(codebooks).add(codes[::-1] if nearest_last else codes)
     queries = np.zeros((5, 1), dtype=np.float32)
     index.kneighbors(queries[:1], 1, symmetric=False, device=device)  # leaves the codes on the device
     with limited((10**6, 10**6, 100, 10**6, 100)), Largest() as largest:
@@ -159,8 +158,7 @@ def test_the_order_of_adding_changes_no_result_and_little_memory(device, nearest
 def test_the_lowest_ids_come_first_where_all_distances_are_equal(device, limits):
     rng = np.random.default_rng(0)
     ids = rng.permutation(10_000)[:3000]
-    index = CodeIndex(np.zeros((2, 300, 1)))
-    index.add(rng.integers(300, size=(3000, 2)), ids)
+    index = CodeIndex(np.zeros((2, 300, 1))).add(rng.integers(300, size=(3000, 2)), ids)
     with limited(limits):
         for k in (1, 7, 64, 65, 2999, 3000):
             found = index.kneighbors(np.zeros((4, 2), np.float32), k, symmetric=False, device=device)[1]
@@ -282,19 +280,19 @@ def test_codes_are_uploaded_once_and_dropped_with_the_database(device):
     search(index)
     (uploaded,) = [stored for key, stored in scan_torch._stored.items() if key[0] == id(index.segments[0].blocks)]
     search(index)
-    search(index.through(problem.codebooks * 2))
+    search(index.with_codebooks(problem.codebooks * 2))
     index.radius_neighbors(queries, np.float32(1), symmetric=False, device=device)
     assert n_stored() == before + 1
-    index.add(problem.codes[:100])
+    index = index.add(problem.codes[:100])
     search(index)
     assert n_stored() == before + 2  # of the 3000, none again
     assert any(stored is uploaded for stored in scan_torch._stored.values())
-    old = copy.copy(index)
+    old = index
     old_ids = search(old)
-    index.remove(old_ids[:, 0])
+    index = index.remove(old_ids[:, 0])
     assert not np.isin(search(index), old_ids[:, 0]).any()
     assert_array_equal(search(old), old_ids)
-    index.add(problem.codes)  # merges everything into one
+    index = index.add(problem.codes)  # merges everything into one
     assert len(index.segments) == 1
     search(index)
     del index, problem, old
