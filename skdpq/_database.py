@@ -60,9 +60,7 @@ class DatabaseMixin(CallbackSupportMixin):
             else:
                 codes = self.quantizer_.encode(X)
         with task("index", max_subtasks=None if large else 0):  # None: unknown, which ProgressBar shows too
-            index = CodeIndex(self.quantizer_.codebooks_)
-            index.add(codes)
-            self._store(index, y)
+            self._store(CodeIndex(self.quantizer_.codebooks_).add(codes), y)
         context.call_on_fit_task_end(estimator=self, X=X, y=y)
 
     def _quantizer(self, y):
@@ -151,10 +149,10 @@ class DatabaseMixin(CallbackSupportMixin):
         elif classes is not None:
             labels = np.concatenate((self.labels_, np.full(n_new, -1)))
         old_ids = None if ids is None or labels is None else self.ids_  # ids given by default come last
-        ids = self.index_.add(codes, ids)
+        self.index_ = self.index_.add(codes, ids)
         if labels is not None:
             if old_ids is not None:
-                labels = labels[np.argsort(np.concatenate((old_ids, ids)))]
+                labels = labels[np.argsort(np.concatenate((old_ids, np.asarray(ids, dtype=np.int64))))]
             self.classes_, self.labels_ = classes, labels
         return self
 
@@ -180,7 +178,7 @@ class DatabaseMixin(CallbackSupportMixin):
         """
         check_is_fitted(self)
         old_ids = self.ids_ if hasattr(self, "labels_") else None
-        self.index_.remove(ids)
+        self.index_ = self.index_.remove(ids)
         if old_ids is not None:
             self.labels_ = self.labels_[np.isin(old_ids, ids, invert=True)]
         return self

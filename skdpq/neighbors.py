@@ -193,9 +193,7 @@ class DPQNeighbors(DatabaseMixin, GraphMixin, BaseEstimator):
                     setattr(draft, name, getattr(draft.quantizer_, name))
                 else:
                     draft.__dict__.pop(name, None)
-            index = CodeIndex(draft.quantizer_.codebooks_)
-            index.add(codes)
-            draft._store(index, y)
+            draft._store(CodeIndex(draft.quantizer_.codebooks_).add(codes), y)
         return self
 
     def kneighbors(self, X=None, n_neighbors=None, return_distance=True):
@@ -383,7 +381,7 @@ class DPQNeighbors(DatabaseMixin, GraphMixin, BaseEstimator):
 
     def _index(self):
         """Return the database as the quantizer's codebooks are now: `intra_norm` may change after `fit`."""
-        return self.index_.through(self.quantizer_.codebooks_)
+        return self.index_.with_codebooks(self.quantizer_.codebooks_)
 
     def _how(self):
         """Return what decides how fast the index searches."""
