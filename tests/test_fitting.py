@@ -77,7 +77,7 @@ def test_each_epoch_in_memory_has_an_order_of_its_own():
 
 @pytest.mark.parametrize("n_mixed", [2, 100])
 def test_streamed_batches_mix_samples_of_chunks_from_all_over(n_mixed, monkeypatch):
-    monkeypatch.setattr("skdpq._learning.batches._MIXED", n_mixed)
+    monkeypatch.setattr("skdpq._learning.batches._MIXED_CHUNKS", n_mixed)
     X = np.broadcast_to(np.arange(64.0)[:, None], (64, 1024))  # a chunk is four such rows
     streamed = Streamed(X, np.arange(64), np.ones(64), 8, torch.from_numpy, torch.device("cpu"))
     generator = torch.Generator().manual_seed(0)
@@ -92,8 +92,8 @@ def test_streamed_batches_mix_samples_of_chunks_from_all_over(n_mixed, monkeypat
 
 @pytest.mark.parametrize("n_mixed", [1, 4])
 def test_chunks_without_weight_are_never_read(n_mixed, monkeypatch):
-    monkeypatch.setattr("skdpq._learning.batches._CHUNK", 4 * 3 * 10)  # ten samples
-    monkeypatch.setattr("skdpq._learning.batches._MIXED", n_mixed)
+    monkeypatch.setattr("skdpq._learning.batches._CHUNK_BYTES", 4 * 3 * 10)  # ten samples
+    monkeypatch.setattr("skdpq._learning.batches._MIXED_CHUNKS", n_mixed)
     X, weight, read = np.arange(300.0).reshape(100, 3), np.zeros(100), []
     weight[[0, 31, 35, 99]] = 1  # of the first chunk, of the fourth, and of the last
 

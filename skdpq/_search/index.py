@@ -9,11 +9,11 @@ import copy
 
 import numpy as np
 
-from .._codes import check_codes, code_dtype, decode
+from .._codes import check_codes, code_dtype
 from . import scan_numba
+from .results import without_self
 from .segments import build, distinct_rows, keep, merge
-from .tables import check_range, lut_asymmetric, lut_symmetric
-from .topk import without_self
+from .tables import Queries
 
 _MAX_ID = 2**63 - 2  # so that the id after it is an int64 too
 
@@ -187,13 +187,9 @@ class CodeIndex:
         ValueError
             If the queries are not of the expected shape, codes out of range, or distances beyond float32.
         """
-        queries = self._checked(queries, symmetric)
-        tables = (lut_symmetric if symmetric else lut_asymmetric)(self.codebooks, queries)
-        if tables.size:
-            check_range(tables.max(), len(self.codebooks))
-        return tables
+        return self._queries(queries, symmetric).tables(slice(None))
 
-    def kneighbors(self, queries, k, *, symmetric, n_jobs=None, device=None):
+    def kneighbors(self, queries, k, *, symmetric, n_jobs=None, device=None, plan=None):
         """Find the k nearest items, ordered by (distance, id).
 
         Parameters
@@ -208,6 +204,8 @@ class CodeIndex:
             Threads, as in joblib.
         device : torch.device, default=None
             Where torch searches instead, to the same result; `n_jobs` does not matter then.
+        plan : scan_numba.Plan or scan_torch.Plan, default=None
+            How the work is shared out, to the same result.
 
         Returns
         -------
@@ -223,22 +221,26 @@ class CodeIndex:
         """
         if not 1 <= k <= len(self):
             raise ValueError(f"Expected k from 1 to {len(self)}, the number of items, got {k}.")
-        queries, rows = self._distinct(queries, symmetric)
-        distances, ids = self._nearest(queries, k, symmetric, n_jobs, device)
-        return (distances, ids) if rows is None else (distances[rows], ids[rows])
+        queries = self._queries(queries, symmetric)
+        scan, plan = _choose_scan(n_jobs, device, plan)
+        if not symmetric or len(queries) < 2:
+            return scan.nearest(self.segments, queries, k, plan)
+        codes, rows = distinct_rows(queries.values)
+        distances, ids = scan.nearest(self.segments, Queries(self.codebooks, codes, True), k, plan)
+        return distances[rows], ids[rows]
 
-    def radius_neighbors(self, queries, limit, *, symmetric, n_jobs=None, device=None):
+    def radius_neighbors(self, queries, threshold, *, symmetric, n_jobs=None, device=None, plan=None):
         """Find all items up to a squared distance, ordered by (distance, id).
 
         Parameters
         ----------
         queries : ndarray of shape (n_queries, M) or (n_queries, M * D)
             Codes if `symmetric`, else soft representations.
-        limit : float32
+        threshold : float32
             Largest squared distance to return.
         symmetric : bool
             How to compare.
-        n_jobs, device
+        n_jobs, device, plan
             As for `kneighbors`.
 
         Returns
@@ -250,16 +252,17 @@ class CodeIndex:
         ids : ndarray of shape (n_results,), int64
             Ids of the items.
         """
-        return self._within_radius(queries, limit, symmetric, n_jobs, device)
+        scan, plan = _choose_scan(n_jobs, device, plan)
+        return scan.within_radius(self.segments, self._queries(queries, symmetric), np.float32(threshold), plan)
 
-    def all_kneighbors(self, k, *, n_jobs=None, device=None):
+    def all_kneighbors(self, k, *, n_jobs=None, device=None, plan=None):
         """Find the k nearest other items of each item by its code, symmetrically.
 
         Parameters
         ----------
         k : int
             Number of neighbours, from 1 to one less than the number of items.
-        n_jobs, device
+        n_jobs, device, plan
             As for `kneighbors`.
 
         Returns
@@ -277,8 +280,9 @@ class CodeIndex:
         n = len(self)
         if not 1 <= k < n:
             raise ValueError(f"Expected k from 1 to {n - 1}, the number of other items, got {k}.")
-        codes, code_of_item = self._distinct_codes()
-        distances, ids = self._nearest(codes, k + 1, True, n_jobs, device)
+        codes, code_of_item = distinct_rows(self.codes)
+        scan, plan = _choose_scan(n_jobs, device, plan)
+        distances, ids = scan.nearest(self.segments, Queries(self.codebooks, codes, True), k + 1, plan)
         starts = np.arange(len(codes) + 1) * (k + 1)
         indptr = np.arange(n + 1) * k
         return tuple(
@@ -286,14 +290,14 @@ class CodeIndex:
             for found in without_self(code_of_item, self.ids, starts, distances.ravel(), ids.ravel(), indptr)
         )
 
-    def all_radius_neighbors(self, limit, *, n_jobs=None, device=None):
+    def all_radius_neighbors(self, threshold, *, n_jobs=None, device=None, plan=None):
         """Find all other items up to a squared distance from each item by its code, symmetrically.
 
         Parameters
         ----------
-        limit : float32
+        threshold : float32
             Largest squared distance to return.
-        n_jobs, device
+        n_jobs, device, plan
             As for `kneighbors`.
 
         Returns
@@ -301,61 +305,32 @@ class CodeIndex:
         counts, distances, ids : ndarray
             As from `radius_neighbors`; the items in the order of `ids` are the queries.
         """
-        codes, code_of_item = self._distinct_codes()
-        counts, distances, ids = self._within_radius(codes, limit, True, n_jobs, device)
+        codes, code_of_item = distinct_rows(self.codes)
+        scan, plan = _choose_scan(n_jobs, device, plan)
+        queries = Queries(self.codebooks, codes, True)
+        counts, distances, ids = scan.within_radius(self.segments, queries, np.float32(threshold), plan)
         starts = np.concatenate(([0], np.cumsum(counts)))
-        counts = np.maximum(counts[code_of_item] - 1, 0)  # an item finds itself, unless the limit is negative
+        counts = np.maximum(counts[code_of_item] - 1, 0)  # an item finds itself, unless the threshold is negative
         indptr = np.concatenate(([0], np.cumsum(counts)))
         return counts, *without_self(code_of_item, self.ids, starts, distances, ids, indptr)
 
-    def _nearest(self, queries, k, symmetric, n_jobs, device):
-        if device is None:
-            return scan_numba.nearest(*self._scanned(queries, symmetric), k, n_jobs)
-        from . import scan_torch
-
-        return scan_torch.nearest(*self._scanned_by_torch(queries, symmetric), k, device)
-
-    def _within_radius(self, queries, limit, symmetric, n_jobs, device):
-        limit = np.float32(limit)
-        if device is None:
-            return scan_numba.within_radius(*self._scanned(queries, symmetric), limit, n_jobs)
-        from . import scan_torch
-
-        return scan_torch.within_radius(*self._scanned_by_torch(queries, symmetric), limit, device)
-
-    def _scanned(self, queries, symmetric):
-        """Return what `_scan` asks for."""
-        M, K, _ = self.codebooks.shape
-        return self.segments, lambda block: self.tables(queries[block], symmetric), len(queries), M, K
-
-    def _scanned_by_torch(self, queries, symmetric):
-        """Return what `scan_torch` asks for."""
-
-        def represent(block):
-            checked = self._checked(queries[block], symmetric)
-            return decode(checked, self.codebooks) if symmetric else checked
-
-        return self.segments, self.codebooks, represent, len(queries)
-
-    def _checked(self, queries, symmetric):
+    def _queries(self, queries, symmetric):
         """Return queries that fit the codebooks."""
         M, K, D = self.codebooks.shape
         if symmetric:
-            return check_codes(queries, M, K)
-        if np.shape(queries)[1:] != (M * D,):
+            queries = check_codes(queries, M, K)
+        elif np.shape(queries)[1:] != (M * D,):
             raise ValueError(f"Expected soft representations of shape (n, {M * D}), got {np.shape(queries)}.")
-        return queries
+        return Queries(self.codebooks, queries, symmetric)
 
-    def _distinct(self, queries, symmetric):
-        """Return queries of which none is twice where they are codes, and each one's row among them."""
-        if not symmetric or len(queries) < 2:
-            return queries, None
-        M, K, _ = self.codebooks.shape
-        return distinct_rows(check_codes(queries, M, K))
 
-    def _distinct_codes(self):
-        """Return the distinct codes, and each item's row among them, in the order of `ids`."""
-        return distinct_rows(self.codes)
+def _choose_scan(n_jobs, device, plan):
+    """Return the module that searches, torch's where a device is named, and its plan."""
+    if device is None:
+        return scan_numba, plan._replace(n_jobs=n_jobs) if plan else scan_numba.Plan(n_jobs)
+    from . import scan_torch
+
+    return scan_torch, plan._replace(device=device) if plan else scan_torch.Plan(device)
 
 
 def _compact(segments):

@@ -1,7 +1,6 @@
 """CodeIndex: searches equal brute force bit for bit, and updates equal a dict."""
 
 import copy
-from contextlib import contextmanager
 from typing import NamedTuple
 
 import numpy as np
@@ -12,6 +11,8 @@ from numpy.testing import assert_array_equal
 from scipy.sparse import csr_array
 
 from skdpq._search.index import CodeIndex
+from skdpq._search.scan_numba import Plan
+from skdpq._search.simd import HAS_SIMD
 
 
 def brute_force(codebooks, codes, queries, symmetric):
@@ -96,24 +97,26 @@ class Search(NamedTuple):
 
     symmetric: bool
     n_threads: int
-    shuffles: bool  # look-ups in registers, where the machine has such
+    simd: bool  # where the machine has it
     few: int  # queries below which threads share out the database, and queries are not summed together
 
-    @contextmanager
-    def chosen(self):
+    def options(self):
         """Search this way, however small the problem is."""
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("skdpq._search.scan_numba._WORTH_THREADS", 0)
-            patch.setattr("skdpq._search.scan_numba._FEW", self.few)
-            patch.setattr("skdpq._search.scan_numba._FEW_FOR_MEMORY", self.few)
-            patch.setattr("skdpq._search.scan_numba._ENOUGH_TOGETHER", self.few)
-            if not self.shuffles:
-                patch.setattr("skdpq._search.scan_numba.n_registers", lambda K: 0)
-            yield {"n_jobs": self.n_threads}
+        return {
+            "symmetric": self.symmetric,
+            "n_jobs": self.n_threads,
+            "plan": Plan(
+                simd=self.simd and HAS_SIMD,
+                min_lookups_of_threads=0,
+                min_queries_per_thread=self.few,
+                min_queries_per_thread_of_memory=self.few,
+                min_queries_together=self.few,
+            ),
+        }
 
 
 searches = st.builds(
-    Search, st.booleans(), n_threads=st.sampled_from([1, 2, 3]), shuffles=st.booleans(), few=st.sampled_from([1, 1000])
+    Search, st.booleans(), n_threads=st.sampled_from([1, 2, 3]), simd=st.booleans(), few=st.sampled_from([1, 1000])
 )
 
 
@@ -128,10 +131,7 @@ def test_kneighbors_is_brute_force_bit_for_bit(problem, search, data):
     if n == 0:
         return
     k = n if data is None else data.draw(st.integers(1, n) | st.integers(1, min(n, 12)) | st.just(n))
-    with search.chosen() as options:
-        distances, ids = problem.index.kneighbors(
-            problem.queries[search.symmetric], k, symmetric=search.symmetric, **options
-        )
+    distances, ids = problem.index.kneighbors(problem.queries[search.symmetric], k, **search.options())
     expected = problem.expected(search.symmetric)
     all_bits_equal(ids, np.array([problem.ids[order[:k]] for _, order in expected]))
     all_bits_equal(distances, np.array([row[order[:k]] for row, order in expected]))
@@ -144,10 +144,8 @@ def test_radius_neighbors_is_brute_force_bit_for_bit(problem, search, quantile):
     # a distance that occurs, so that the boundary matters; or beyond all
     beyond = quantile > 1 or rows.size == 0
     limit = np.finfo(np.float32).max if beyond else np.quantile(rows, quantile, method="lower")
-    with search.chosen() as options:
-        counts, distances, ids = problem.index.radius_neighbors(
-            problem.queries[search.symmetric], limit, symmetric=search.symmetric, **options
-        )
+    queries = problem.queries[search.symmetric]
+    counts, distances, ids = problem.index.radius_neighbors(queries, limit, **search.options())
     within = [order[row[order] <= limit] for row, order in expected]
     all_bits_equal(counts, np.array([len(order) for order in within]))
     all_bits_equal(ids, problem.ids[np.concatenate(within)])
@@ -164,11 +162,12 @@ def test_all_pairs_are_brute_force_without_oneself(problem, search, data):
     rows = brute_force(problem.codebooks, problem.codes, problem.codes, True)
     orders = [ranking(row, problem.ids) for row in rows]
     orders = [order[order != item] for item, order in enumerate(orders)]
-    with search.chosen() as options:
-        distances, ids = problem.index.all_kneighbors(k, **options)
-        limit = np.quantile(rows, 0.2, method="lower")
-        counts, near_distances, near_ids = problem.index.all_radius_neighbors(limit, **options)
-        assert not problem.index.all_radius_neighbors(np.float32(-1), **options)[0].any()
+    options = search.options()
+    del options["symmetric"]
+    distances, ids = problem.index.all_kneighbors(k, **options)
+    limit = np.quantile(rows, 0.2, method="lower")
+    counts, near_distances, near_ids = problem.index.all_radius_neighbors(limit, **options)
+    assert not problem.index.all_radius_neighbors(np.float32(-1), **options)[0].any()
     all_bits_equal(ids, np.array([problem.ids[order[:k]] for order in orders]))
     all_bits_equal(distances, np.array([row[order[:k]] for row, order in zip(rows, orders, strict=True)]))
     within = [order[row[order] <= limit] for row, order in zip(rows, orders, strict=True)]
@@ -180,15 +179,15 @@ def test_all_pairs_are_brute_force_without_oneself(problem, search, data):
 @pytest.mark.parametrize("n_distinct", [40, 30_000, 10**9])
 @pytest.mark.parametrize("kind", ["integers", 1.0])
 @pytest.mark.parametrize("K", [64, 256, 300])
-@pytest.mark.parametrize("shuffles", [True, False])
+@pytest.mark.parametrize("simd", [True, False])
 @pytest.mark.parametrize("few", [1, 1000])
-def test_a_database_of_many_chunks_of_blocks(K, kind, n_distinct, shuffles, few):
+def test_a_database_of_many_chunks_of_blocks(K, kind, n_distinct, simd, few):
     problem = Problem(3, 4, K, 2, 60_000, 3, n_distinct, kind, n_portions=3)
     for symmetric in (False, True):
         expected = problem.expected(symmetric)
         for k in (1, 10, 1000):
-            with Search(symmetric, 1, shuffles, few).chosen():
-                distances, ids = problem.index.kneighbors(problem.queries[symmetric], k, symmetric=symmetric)
+            options = Search(symmetric, 1, simd, few).options()
+            distances, ids = problem.index.kneighbors(problem.queries[symmetric], k, **options)
             all_bits_equal(ids, np.array([problem.ids[order[:k]] for _, order in expected]))
             all_bits_equal(distances, np.array([row[order[:k]] for row, order in expected]))
 
@@ -206,26 +205,25 @@ def test_fewer_neighbors_are_a_prefix_of_more(problem, symmetric):
 
 
 @pytest.mark.parametrize("symmetric", [False, True])
-@pytest.mark.parametrize("name", ["_TABLES", "_KEYS", "_BOUNDS"])
-def test_many_queries_over_several_blocks_of_queries_equal_one_at_a_time(symmetric, name, monkeypatch):
+@pytest.mark.parametrize("name", ["block_table_entries", "block_keys", "block_u8_entries"])
+def test_many_queries_over_several_blocks_of_queries_equal_one_at_a_time(symmetric, name):
     problem = Problem(0, 4, 16, 2, 3000, 40, 3000, "integers")
     queries = problem.queries[symmetric]
     expected = problem.index.kneighbors(queries, 7, symmetric=symmetric)
     within = problem.index.radius_neighbors(queries, np.float32(9), symmetric=symmetric)
-    monkeypatch.setattr("skdpq._search.scan_numba._WORTH_THREADS", 0)
-    monkeypatch.setattr(f"skdpq._search.scan_numba.{name}", 3 * 4 * 64)  # few queries a block
+    plan = Plan(min_lookups_of_threads=0)._replace(**{name: 3 * 4 * 64})  # few queries a block
     for n_jobs in [None, 1, 2, -1]:
-        options = {"symmetric": symmetric, "n_jobs": n_jobs}
+        options = {"symmetric": symmetric, "n_jobs": n_jobs, "plan": plan}
         for actual, part in zip(problem.index.kneighbors(queries, 7, **options), expected, strict=True):
             all_bits_equal(actual, part)
         for actual, part in zip(problem.index.radius_neighbors(queries, np.float32(9), **options), within, strict=True):
             all_bits_equal(actual, part)
 
 
-def test_a_table_larger_than_a_block_of_tables_is_searched(monkeypatch):
+def test_a_table_larger_than_a_block_of_tables_is_searched():
     problem = Problem(1, 4, 16, 2, 50, 3, 50, 1.0)
-    monkeypatch.setattr("skdpq._search.scan_numba._TABLES", 5)
-    distances, _ = problem.index.kneighbors(problem.queries[False], 50, symmetric=False)
+    plan = Plan(block_table_entries=5)
+    distances, _ = problem.index.kneighbors(problem.queries[False], 50, symmetric=False, plan=plan)
     all_bits_equal(distances, np.array([row[order] for row, order in problem.expected(False)]))
 
 
