@@ -1,7 +1,6 @@
 """BaseDPQ: the parameters, the fitting and the encoding that DPQTransformer and DPQClassifier share."""
 
 import copy
-from functools import partial
 from numbers import Integral, Real
 
 import numpy as np
@@ -14,12 +13,9 @@ from ._atomic import all_or_nothing
 from ._codes import code_dtype
 from ._device import check_device
 from ._fitting import FittingMixin
-from ._learning.inference import encode_features
-from ._learning.network import DPQNetwork, concatenate_parts
+from ._learning.inference import infer
 from ._progress import announced
 from ._quantizer import QuantizerMixin
-
-_BLOCK = 2**24  # entries of p (M, B, K) computed at a time outside training: 64 MB in float32
 
 
 class BaseDPQ(FittingMixin, QuantizerMixin, BaseEstimator):
@@ -277,39 +273,15 @@ class BaseDPQ(FittingMixin, QuantizerMixin, BaseEstimator):
         if X.shape[1:] != self.input_shape_:
             raise ValueError(f"Expected samples of shape {self.input_shape_}, got {X.shape[1:]}.")
         device = check_device(self.device)
+        parameters = {name: tensor.to(device) for name, tensor in self._tensors_of_parameters().items()}
+        backbone = self.backbone_ if device.type == "cpu" else copy.deepcopy(self.backbone_)
+        if backbone is not None:
+            backbone.to(device).eval()
         result = np.empty((len(X), width), dtype)
-        if device.type == "cpu" and self.backbone_ is None:
-            compute = partial(encode_features, self._tensors_of_parameters(), convert=self._convert)
-        else:
-            compute = partial(self._compute_eagerly, self._network(device))
         for rows in announced(len(X), self.verbose):
-            if not compute(X[rows], result=result[rows]):
+            if not infer(parameters, X[rows], self._convert, result[rows], backbone):
                 raise ValueError("Expected X within the range of the training data, got values too large for it.")
         return result
-
-    def _compute_eagerly(self, network, X, result):
-        """Write codes or soft of X to an array, on any device, also with a backbone; return whether p is finite."""
-        M, K, _ = network.codebooks.shape
-        size = max(1, min(8192, _BLOCK // (M * K)))
-        finite = True
-        with torch.inference_mode():
-            for start in range(0, len(X), size):
-                x = self._to_tensor(X[start : start + size], network.codebooks.dtype).to(network.codebooks.device)
-                p = network.distributions(x)
-                if result.dtype.kind == "f":
-                    block = concatenate_parts(torch.bmm(p, network.codebooks))
-                else:
-                    block = p.argmax(dim=-1).T
-                result[start : start + size] = block.cpu().numpy()
-                finite &= bool(torch.isfinite(p[:, :, 0]).all())  # one logit that is not makes all of p NaN
-        return finite
-
-    def _network(self, device):
-        """Build the module from the fitted arrays, whose memory it shares on the CPU."""
-        network = DPQNetwork(**self.architecture_)
-        network.load_state_dict(self._tensors_of_parameters(), assign=True)
-        network.backbone = self.backbone_ if device.type == "cpu" else copy.deepcopy(self.backbone_)
-        return network.to(device).eval()
 
     def _tensors_of_parameters(self):
         # joblib hands large arrays to its workers as read-only memory maps, which torch warns about

@@ -247,7 +247,7 @@ class FittingMixin(SamplesMixin, CallbackSupportMixin):
         }
 
     def _start_network(self, X, generator, again, dtype=None):
-        """Return the network on the CPU: initialised, or `again` as it was fitted."""
+        """Return the network on the CPU: initialized, or `again` as it was fitted."""
         if again:
             network = DPQNetwork(**self.architecture_, dropout=self._dropout(X))
             network.load_state_dict(
@@ -263,7 +263,7 @@ class FittingMixin(SamplesMixin, CallbackSupportMixin):
             single = self.backbone is None and len(X) <= self.batch_size and X.dtype not in (np.float16, np.float32)
             dtype = torch.float64 if single and check_device(self.device).type != "mps" else torch.float32
         network = DPQNetwork(**self.architecture_, backbone=self.backbone_, dropout=self._dropout(X)).to(dtype)
-        network.initialise(generator)
+        network.initialize(generator)
         return network
 
     def _detach_fixed_backbone(self, X, network, again):
