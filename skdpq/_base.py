@@ -5,7 +5,6 @@ Fitting reads as check, begin, train, store, and stores arrays on the CPU. The w
 
 import copy
 import math
-from functools import partial
 from numbers import Integral, Real
 
 import numpy as np
@@ -28,17 +27,16 @@ from ._atomic import all_or_nothing
 from ._codes import code_dtype
 from ._device import check_device
 from ._learning.batches import Samples, fits_in_memory, make_batches
-from ._learning.inference import encode_features
+from ._learning.inference import infer
 from ._learning.inputs import Inputs, learn_scaling, no_scaling, output_width
 from ._learning.losses import SUPERVISED
-from ._learning.network import DPQNetwork, concatenate_parts
+from ._learning.network import DPQNetwork
 from ._learning.projection import Projection, learn_projection
 from ._learning.step import make_step
 from ._learning.training import seeded_globally, train, train_one_pass
 from ._progress import FitCallbacks, printed_blocks
 from ._quantizer import QuantizerMixin, compression_ratio
 
-_BLOCK = 2**24  # entries of p (M, B, K) computed at a time outside training: 64 MB in float32
 _NO_CLASSES = np.array([], dtype=np.int64)
 _AUTO_BATCHES, _AUTO_EPOCHS = 1000, 20  # what max_iter="auto" runs at least
 _K_AT_ONE = 64  # up to which gini_batch_weight="auto" is 1; GiniBatch of codewords in even use is 1 / K
@@ -520,7 +518,7 @@ class BaseDPQ(CallbackSupportMixin, QuantizerMixin, BaseEstimator):
             single = self.backbone is None and len(X) <= self.batch_size and X.dtype not in (np.float16, np.float32)
             dtype = torch.float64 if single and device.type != "mps" else torch.float32
         network = DPQNetwork(**self.architecture_, backbone=self.backbone_, dropout=self._dropout(len(X))).to(dtype)
-        network.initialise(generator)
+        network.initialize(generator)
         return network.to(device)
 
     def _detach_fixed_backbone(self, n_samples, network, resume):
@@ -629,41 +627,16 @@ class BaseDPQ(CallbackSupportMixin, QuantizerMixin, BaseEstimator):
         if X.shape[1:] != self.input_shape_:
             raise ValueError(f"Expected samples of shape {self.input_shape_}, got {X.shape[1:]}.")
         device = check_device(self.device)
+        parameters = {name: tensor.to(device) for name, tensor in self._tensors_of_parameters().items()}
+        backbone = self.backbone_ if device.type == "cpu" else copy.deepcopy(self.backbone_)
+        if backbone is not None:
+            backbone.to(device).eval()
+        convert = Inputs(self.mean_, self.scale_).convert
         result = np.empty((len(X), width), dtype)
-        if device.type == "cpu" and self.backbone_ is None:
-            compute = partial(
-                encode_features, self._tensors_of_parameters(), convert=Inputs(self.mean_, self.scale_).convert
-            )
-        else:
-            compute = partial(self._compute_eagerly, self._network(device))
         for rows in printed_blocks(len(X), self.verbose):
-            if not compute(X[rows], result=result[rows]):
+            if not infer(parameters, X[rows], convert, result[rows], backbone):
                 raise ValueError("Expected X within the range of the training data, got values too large for it.")
         return result
-
-    def _compute_eagerly(self, network, X, result):
-        """Write codes or soft of X to an array, on any device, also with a backbone; return whether p is finite."""
-        M, K, _ = network.codebooks.shape
-        size = max(1, min(8192, _BLOCK // (M * K)))
-        finite = True
-        with torch.inference_mode():
-            for start in range(0, len(X), size):
-                x = Inputs(self.mean_, self.scale_).tensor(X[start : start + size], network.codebooks.dtype)
-                p = network.distributions(x.to(network.codebooks.device))
-                if result.dtype.kind == "f":
-                    block = concatenate_parts(torch.bmm(p, network.codebooks))
-                else:
-                    block = p.argmax(dim=-1).T
-                result[start : start + size] = block.cpu().numpy()
-                finite &= bool(torch.isfinite(p[:, :, 0]).all())  # one logit that is not makes all of p NaN
-        return finite
-
-    def _network(self, device):
-        """Build the module from the fitted arrays, whose memory it shares on the CPU."""
-        network = DPQNetwork(**self.architecture_)
-        network.load_state_dict(self._tensors_of_parameters(), assign=True)
-        network.backbone = self.backbone_ if device.type == "cpu" else copy.deepcopy(self.backbone_)
-        return network.to(device).eval()
 
     def _tensors_of_parameters(self):
         # joblib hands large arrays to its workers as read-only memory maps, which torch warns about
