@@ -196,7 +196,7 @@ def test_max_iter_bounds_the_iterations_of_k_means():
 def test_opq_learns_from_a_sample(monkeypatch):
     data = correlated()
     whole = ProductQuantizer(3, 2, rotation="opq", max_iter_rotation=10, random_state=0).fit(data)
-    monkeypatch.setattr("skdpq.product_quantizer._N_TRAIN", 0)  # leaves 256 samples a codeword
+    monkeypatch.setattr("skdpq.product_quantizer._ROTATION_SAMPLES", 0)  # leaves 256 samples a codeword
     sampled = ProductQuantizer(3, 2, rotation="opq", max_iter_rotation=10, random_state=0).fit(data)
     assert not np.array_equal(whole.rotation_, sampled.rotation_)
     assert quantization_error(sampled, data) <= 1.1 * quantization_error(whole, data)
@@ -276,7 +276,7 @@ def test_memory_maps_and_blocks(rotation, tmp_path, monkeypatch):
     quantizer = ProductQuantizer(5, 16, rotation=rotation, max_iter_rotation=2, random_state=0)
     whole = clone(quantizer).fit(X)
     codes, soft = whole.encode(X), whole.soft(X)
-    monkeypatch.setattr("skdpq.product_quantizer._BLOCK", 64 * 7)
+    monkeypatch.setattr("skdpq.product_quantizer._BLOCK_VALUES", 64 * 7)
     quantizer.fit(mapped)
     np.testing.assert_allclose(quantizer.codebooks_, whole.codebooks_, rtol=1e-5, atol=1e-5)
     np.testing.assert_array_equal(whole.encode(mapped), codes)
@@ -286,7 +286,7 @@ def test_memory_maps_and_blocks(rotation, tmp_path, monkeypatch):
 @pytest.mark.parametrize("dtype", [np.float64, np.uint8])
 @ROTATIONS
 def test_encode_copies_no_large_array(rotation, dtype, monkeypatch):
-    monkeypatch.setattr("skdpq.product_quantizer._BLOCK", 2**14)
+    monkeypatch.setattr("skdpq.product_quantizer._BLOCK_VALUES", 2**14)
     quantizer = ProductQuantizer(4, 16, rotation=rotation, max_iter_rotation=2, random_state=0).fit(X)
     large = np.tile(X, (100, 1)).astype(dtype)
     tracemalloc.start()
