@@ -11,12 +11,10 @@ import numpy as np
 import torch
 from sklearn.base import BaseEstimator, _fit_context, is_classifier
 from sklearn.callback import CallbackSupportMixin, with_callbacks
-from sklearn.model_selection import train_test_split
 from sklearn.utils import check_random_state, compute_class_weight
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import (
-    _check_sample_weight,
     check_consistent_length,
     check_is_fitted,
     column_or_1d,
@@ -26,18 +24,26 @@ from sklearn.utils.validation import (
 from ._atomic import all_or_nothing
 from ._codes import code_dtype
 from ._device import check_device
-from ._learning.batches import Samples, fits_in_memory, make_batches
+from ._learning.batches import make_batches
 from ._learning.inference import infer
 from ._learning.inputs import Inputs, learn_scaling, no_scaling, output_width
 from ._learning.losses import SUPERVISED
 from ._learning.network import DPQNetwork
 from ._learning.projection import Projection, learn_projection
+from ._learning.samples import (
+    NO_CLASSES,
+    Samples,
+    check_labels,
+    check_weights,
+    fits_in_memory,
+    hold_out,
+    weigh,
+)
 from ._learning.step import make_step
 from ._learning.training import seeded_globally, train, train_one_pass
 from ._progress import FitCallbacks, printed_blocks
 from ._quantizer import QuantizerMixin, compression_ratio
 
-_NO_CLASSES = np.array([], dtype=np.int64)
 _AUTO_BATCHES, _AUTO_EPOCHS = 1000, 20  # what max_iter="auto" runs at least
 _K_AT_ONE = 64  # up to which gini_batch_weight="auto" is 1; GiniBatch of codewords in even use is 1 / K
 # dropout="auto": dropping a share r of n units adds noise of variance r / (1 - r) / n to their mean, here
@@ -272,7 +278,11 @@ class BaseDPQ(CallbackSupportMixin, QuantizerMixin, BaseEstimator):
 
         if not resume:
             self._start(X, classes)
-        samples = self._weigh(X, y, sample_weight)
+        class_weight = None
+        if y is not None:
+            check_labels(y, self.classes_, "y")
+            class_weight = compute_class_weight(self.class_weight, classes=self.classes_, y=self.classes_)
+        samples = weigh(X, y, sample_weight, self.classes_, class_weight)
         self._learn_scaling(samples, resume)
         generator.manual_seed(generator.initial_seed() + (self.n_iter_ if resume else 0))
         network = self._start_network(samples.X, generator, resume, torch.float32)
@@ -364,30 +374,29 @@ class BaseDPQ(CallbackSupportMixin, QuantizerMixin, BaseEstimator):
         _check_layer_sizes(self.hidden_layer_sizes, "hidden_layer_sizes")
         _check_layer_sizes(self.part_layer_sizes, "part_layer_sizes")
         check_device(self.device)
-        return X, None if self.supervision == 0 else y, _check_weights(sample_weight, X)
+        return X, None if self.supervision == 0 else y, check_weights(sample_weight, X)
 
     def _check_classes(self, X, y, sample_weight):
-        """Return the classes, and the samples with their class indices and weights."""
+        """Return the classes, and the samples of positive weight, with their class indices and weights."""
         if y is None:
-            return _NO_CLASSES, Samples(X, np.zeros(len(X), dtype=np.int64), sample_weight, sample_weight).present()
-        classes, y = np.unique(y, return_inverse=True)
-        class_weight = compute_class_weight(
-            self.class_weight, classes=classes, y=classes[y], sample_weight=sample_weight
-        )
-        weight = sample_weight * class_weight[y]
-        if len(np.unique(y[weight > 0])) < 2:
+            return NO_CLASSES, weigh(X, None, sample_weight, NO_CLASSES, None)
+        classes = np.unique(y)
+        class_weight = compute_class_weight(self.class_weight, classes=classes, y=y, sample_weight=sample_weight)
+        samples = weigh(X, y, sample_weight, classes, class_weight)
+        present = np.unique(samples.y[samples.weight > 0])
+        if len(present) < 2:
             raise ValueError(
                 f"{type(self).__name__} needs samples of at least 2 classes with positive weight; "
-                f"the data contain only one class: {classes[y[weight > 0][0]]!r}."
+                f"the data contain only one class: {classes[present[0]]!r}."
             )
-        return classes, Samples(X, y, sample_weight, weight).present()
+        return classes, samples
 
     def _check_classes_to_come(self, classes, y, resume):
         """Return the classes of all calls of `partial_fit`."""
         if self.class_weight == "balanced":
             raise ValueError('class_weight="balanced" needs all samples: expected a dict or None for partial_fit.')
         if y is None:
-            classes = _NO_CLASSES
+            classes = NO_CLASSES
         elif classes is not None:
             classes = np.unique(column_or_1d(classes))
         elif resume:
@@ -401,20 +410,6 @@ class BaseDPQ(CallbackSupportMixin, QuantizerMixin, BaseEstimator):
         if len(classes) == 1:
             raise ValueError(f"{type(self).__name__} needs at least 2 classes, got only one class: {classes}.")
         return classes
-
-    def _weigh(self, X, y, sample_weight):
-        """Return samples whose classes are known, with their class indices and weights."""
-        if y is None:
-            return Samples(X, np.zeros(len(X), dtype=np.int64), sample_weight, sample_weight).present()
-        y = self._encode_labels(y, "y")
-        class_weight = compute_class_weight(self.class_weight, classes=self.classes_, y=self.classes_)
-        return Samples(X, y, sample_weight, sample_weight * class_weight[y]).present()
-
-    def _encode_labels(self, y, name):
-        known = np.isin(y, self.classes_)
-        if not known.all():
-            raise ValueError(f"Expected {name} to hold labels of {self.classes_}, got {np.unique(y[~known])[:5]}.")
-        return np.searchsorted(self.classes_, y)
 
     def _check_validation(self, X_val, y_val, y):
         """Return whether to validate, by the parameter and by what `fit` was given."""
@@ -434,20 +429,15 @@ class BaseDPQ(CallbackSupportMixin, QuantizerMixin, BaseEstimator):
     def _hold_out(self, samples, X_val, y_val, sample_weight_val, random_state):
         """Return samples to validate on, given or held out, and those to train on."""
         if X_val is None:
-            present = np.flatnonzero(samples.weight)
-            _, rows = train_test_split(
-                present, test_size=self.validation_fraction, stratify=samples.y[present], random_state=random_state
-            )
-            weight = samples.weight.copy()
-            weight[rows] = 0
-            return samples.take(rows), samples._replace(weight=weight).present()
+            return hold_out(samples, self.validation_fraction, random_state)
         X_val = validate_data(self, X_val, dtype="numeric", allow_nd=self.backbone is not None, reset=False)
         if X_val.shape[1:] != self.input_shape_:
             raise ValueError(f"Expected X_val with samples of shape {self.input_shape_}, got {X_val.shape[1:]}.")
-        y_val = self._encode_labels(column_or_1d(y_val), "y_val")
+        y_val = column_or_1d(y_val)
+        check_labels(y_val, self.classes_, "y_val")
         check_consistent_length(X_val, y_val)
-        weight = _check_weights(sample_weight_val, X_val)
-        return Samples(X_val, y_val, weight, weight), samples
+        weight = check_weights(sample_weight_val, X_val)
+        return Samples(X_val, np.searchsorted(self.classes_, y_val), weight, weight), samples
 
     def _check_same(self, X, classes):
         """Raise ValueError unless a warm start can go on from what is fitted."""
@@ -659,10 +649,3 @@ def _check_layer_sizes(sizes, name):
     if not all(isinstance(size, Integral) and size > 0 for size in sizes):
         raise ValueError(f"{name} must hold positive integers, got {sizes}.")
     return sizes
-
-
-def _check_weights(sample_weight, X):
-    """Return weights as an array; raise ValueError where one is negative, or all are zero."""
-    return _check_sample_weight(
-        sample_weight, X, dtype=np.float64, ensure_non_negative=True, allow_all_zero_weights=False
-    )

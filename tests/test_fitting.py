@@ -146,7 +146,7 @@ def test_streaming_a_memory_map_is_as_good_as_memory(digits, dtype, tmp_path, mo
     np.save(tmp_path / "X.npy", X)
     clf = DPQClassifier(M=4, K=16, max_iter=40, random_state=0)
     in_memory = clone(clf).fit(X, y).score(X_test, y_test)
-    monkeypatch.setattr("skdpq._learning.batches.IN_MEMORY_BYTES", 0)
+    monkeypatch.setattr("skdpq._learning.samples.IN_MEMORY_BYTES", 0)
     monkeypatch.setattr("skdpq._learning.batches._CHUNK_BYTES", 4 * 64 * 16)
     streamed = clf.fit(np.load(tmp_path / "X.npy", mmap_mode="r"), y)
     assert streamed.parameters_["codebooks"].dtype == np.float32

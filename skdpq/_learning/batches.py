@@ -5,53 +5,14 @@ weight zero: such a sample is not there.
 """
 
 import math
-from typing import NamedTuple
 
 import numpy as np
 import torch
 
-IN_MEMORY_BYTES = 2**28  # of float32 up to which all samples are converted at once: 256 MB
+from .samples import fits_in_memory
+
 _CHUNK_BYTES = 2**14  # of float32 that are read in one piece
 _MIXED_CHUNKS = 2**13  # in memory at a time, whose samples are shuffled together: 128 MB
-
-
-def fits_in_memory(n_values):
-    """Tell whether so many values may be held at once, as float32."""
-    return 4 * n_values <= IN_MEMORY_BYTES
-
-
-class Samples(NamedTuple):
-    """Samples with labels and weights.
-
-    Attributes
-    ----------
-    X : ndarray of shape (n, ...)
-        Samples.
-    y : ndarray of shape (n,), int64
-        Class indices.
-    sample_weight : ndarray of shape (n,)
-        Weights as given.
-    weight : ndarray of shape (n,)
-        Weights in the objective, with those of the classes.
-    """
-
-    X: np.ndarray
-    y: np.ndarray
-    sample_weight: np.ndarray
-    weight: np.ndarray
-
-    def take(self, rows):
-        """Return some of the samples."""
-        return Samples(*(array[rows] for array in self))
-
-    def present(self):
-        """Leave out samples of weight zero; where there are too many samples to copy, their source passes over them."""
-        return self if self.weight.all() or not fits_in_memory(self.X.size) else self.take(self.weight > 0)
-
-    def tensors(self, inputs, dtype, device):
-        """Return X, y and weight as tensors on a device."""
-        tensors = inputs.tensor(self.X, dtype), torch.from_numpy(self.y), torch.from_numpy(self.weight).to(dtype)
-        return [tensor.to(device) for tensor in tensors]
 
 
 def make_batches(samples, batch_size, inputs, dtype, device):
