@@ -19,7 +19,16 @@ import numpy as np
 from numba import njit
 
 from .simd import BLOCK_CODES, VECTOR_BYTES, mark_block, mark_queries, trailing_zeros
-from .topk import expand, keep_nearest, make_key, merge_found, position_of, room, threshold_of_nearest
+from .topk import (
+    expand,
+    keep_nearest,
+    make_key,
+    max_kept,
+    merge_found,
+    n_worth_collecting,
+    position_of,
+    threshold_of_nearest,
+)
 
 TOGETHER_QUERIES = VECTOR_BYTES  # whose 8-bit sums are formed side by side where there is no SIMD look-up
 _CHUNK_BLOCKS = 64  # that all queries see in turn: 128 KB at M = 8, which stay in the L2 cache
@@ -276,8 +285,9 @@ def _threshold_in_block(segment, table, block, k):
 def _no_candidates(segment, distances):
     """Return candidates for what may come before the nearest items found in other segments."""
     n_queries, k = distances.shape
-    n_most, n_spare = room(k, segment)
-    keys = np.empty((n_queries, n_most + n_spare + BLOCK_CODES + 1), dtype=np.uint64)
+    n_codes = len(segment.counts)
+    n_spare = n_worth_collecting(k, n_codes, len(segment.ids))
+    keys = np.empty((n_queries, max_kept(k, n_codes) + n_spare + BLOCK_CODES + 1), dtype=np.uint64)
     n_keys = np.zeros(n_queries, dtype=np.int64)
     n_full = np.full(n_queries, n_spare)
     return _Candidates(k, keys, n_keys, n_full, n_spare, distances[:, k - 1].copy())
@@ -378,10 +388,12 @@ def scan_nearest_together(segment, tables, nearest, first, last, distances, ids)
     n_queries, M, K = tables.shape
     blocks = segment.blocks
     candidates = _no_candidates(segment, distances)
+    _, keys, n_keys, n_full, _, thresholds = candidates
     tables_u8 = _aligned_tables((M, K, TOGETHER_QUERIES))
     tables_u8[0] = 255  # where there is no query, nothing is let through
+    column = np.empty((M, K), dtype=np.uint8)
     for q in range(n_queries):
-        _quantize_column(tables[q], nearest[q], candidates.thresholds[q], tables_u8, q)
+        _quantize_column(tables[q], nearest[q], thresholds[q], column, tables_u8, q)
     n_leading = min(_LEADING_PARTS, M)
     zero = np.zeros(TOGETHER_QUERIES, dtype=np.uint8)
     leading = np.empty(TOGETHER_QUERIES, dtype=np.uint8)
@@ -402,32 +414,23 @@ def scan_nearest_together(segment, tables, nearest, first, last, distances, ids)
             while mask:
                 q = np.int64(trailing_zeros(mask))
                 mask &= mask - np.uint64(1)
-                if _offer(segment, tables[q], candidates, q, block, i):
-                    _quantize_column(tables[q], nearest[q], candidates.thresholds[q], tables_u8, q)
-                    stale = True
-    merge_found(candidates.keys, candidates.n_keys, segment, distances, ids)
+                distance = _code_distance(tables[q], blocks, block, i)
+                if distance <= thresholds[q]:
+                    keys[q, n_keys[q]] = make_key(distance, block * BLOCK_CODES + i)
+                    n_keys[q] += 1
+                    if n_keys[q] > n_full[q] and _drop_far(candidates, q, segment):
+                        _quantize_column(tables[q], nearest[q], thresholds[q], column, tables_u8, q)
+                        stale = True
+    merge_found(keys, n_keys, segment, distances, ids)
 
 
 @njit(nogil=True, cache=True)
-def _offer(segment, table, candidates, q, block, i):
-    """Take code i of a block as a candidate if it is near enough; tell whether the query's threshold falls."""
-    distance = _code_distance(table, segment.blocks, block, i)
-    if distance > candidates.thresholds[q]:
-        return False
-    candidates.keys[q, candidates.n_keys[q]] = make_key(distance, block * BLOCK_CODES + i)
-    candidates.n_keys[q] += 1
-    return candidates.n_keys[q] > candidates.n_full[q] and _drop_far(candidates, q, segment)
-
-
-@njit(nogil=True, cache=True)
-def _quantize_column(table, nearest, threshold, tables_u8, q):
+def _quantize_column(table, nearest, threshold, column, tables_u8, q):
     """Quantize the table of query q, among tables that lie side by side; exclude all where nothing is within."""
-    M, K = table.shape
-    table_u8 = np.empty((M, K), dtype=np.uint8)
-    max_sum = quantize(table, nearest, threshold, table_u8)
-    for m in range(M):
-        for z in range(K):
-            tables_u8[m, z, q] = table_u8[m, z] if max_sum >= 0 else np.uint8(255)
+    max_sum = quantize(table, nearest, threshold, column)
+    for m in range(column.shape[0]):
+        for z in range(column.shape[1]):
+            tables_u8[m, z, q] = column[m, z] if max_sum >= 0 else np.uint8(255)
 
 
 @njit(nogil=True, cache=True)

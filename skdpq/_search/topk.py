@@ -127,11 +127,17 @@ def threshold_of_nearest(distances, counts, k):
 
 
 @njit(nogil=True, cache=True)
-def room(k, segment):
-    """Return how many keys `keep_nearest` keeps at most, and how many more are worth collecting between its calls."""
-    n_codes = len(segment.counts)
+def max_kept(k, n_codes):
+    """Return how many of a segment's codes `keep_nearest` keeps at most."""
     k = min(k, n_codes)
-    return k + k // 8 + 1, max(64, min(k, 2 * k * n_codes // len(segment.ids)))
+    return k + k // 8 + 1
+
+
+@njit(nogil=True, cache=True)
+def n_worth_collecting(k, n_codes, n_items):
+    """Return how many keys more than these are worth collecting before `keep_nearest` is called again."""
+    k = min(k, n_codes)
+    return max(64, min(k, 2 * k * n_codes // n_items))
 
 
 @njit(nogil=True, cache=True)
@@ -151,7 +157,7 @@ def keep_nearest(keys, n_keys, k, segment):
     n_kept = 0
     for i in range(n_keys):
         n_kept += distances[i] <= threshold
-    if n_kept <= room(k, segment)[0]:
+    if n_kept <= max_kept(k, len(segment.counts)):
         n_kept = 0
         for i in range(n_keys):
             keys[n_kept] = keys[i]
