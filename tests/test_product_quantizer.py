@@ -199,6 +199,7 @@ def test_opq_learns_from_a_sample(monkeypatch):
     monkeypatch.setattr("skdpq.product_quantizer._ROTATION_SAMPLES", 0)  # leaves 256 samples a codeword
     sampled = ProductQuantizer(3, 2, rotation="opq", max_iter_rotation=10, random_state=0).fit(data)
     assert not np.array_equal(whole.rotation_, sampled.rotation_)
+    np.testing.assert_array_equal(clone(sampled).fit(data).rotation_, sampled.rotation_)  # drawn by random_state
     assert quantization_error(sampled, data) <= 1.1 * quantization_error(whole, data)
 
 
