@@ -1,23 +1,31 @@
-"""Fitting that either succeeds or leaves the estimator as it was."""
+"""Methods that change an estimator in full or not at all."""
 
 import copy
-from contextlib import contextmanager
+from functools import wraps
 
 
-@contextmanager
-def all_or_nothing(estimator):
-    """Yield a shallow copy to change; its state replaces the estimator's only if nothing was raised.
+def all_or_nothing(method):
+    """Decorate a method that changes its estimator, so that it leaves it as it was if anything is raised.
+
+    The method runs on a shallow copy, whose attributes then become those of the estimator in one step. So it may set
+    attributes, and must not change their values in place.
 
     Parameters
     ----------
-    estimator : estimator
-        The one to change.
+    method : callable
+        Takes the estimator first. What it returns is dropped.
 
-    Yields
-    ------
-    draft : estimator
-        A copy that shares every attribute's value. Attributes of the draft may be set, not changed in place.
+    Returns
+    -------
+    method : callable
+        Returns the estimator.
     """
-    draft = copy.copy(estimator)
-    yield draft
-    estimator.__dict__ = draft.__dict__
+
+    @wraps(method)
+    def changed_as_a_whole(estimator, *args, **kwargs):
+        draft = copy.copy(estimator)
+        method(draft, *args, **kwargs)
+        estimator.__dict__ = draft.__dict__
+        return estimator
+
+    return changed_as_a_whole

@@ -1,28 +1,57 @@
-"""BaseDPQ: the parameters, the fitting and the encoding that DPQTransformer and DPQClassifier share."""
+"""BaseDPQ: the parameters, the fitting and the encoding that DPQTransformer and DPQClassifier share.
+
+Fitting reads as check, begin, train, store, and stores arrays on the CPU. The work itself is the learning wing's.
+"""
 
 import copy
-from functools import partial
+import math
 from numbers import Integral, Real
 
 import numpy as np
 import torch
-from sklearn.base import BaseEstimator, _fit_context
+from sklearn.base import BaseEstimator, _fit_context, is_classifier
+from sklearn.callback import CallbackSupportMixin, with_callbacks
+from sklearn.utils import check_random_state, compute_class_weight
 from sklearn.utils._param_validation import Interval, StrOptions
-from sklearn.utils.validation import check_is_fitted, validate_data
+from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.validation import (
+    check_consistent_length,
+    check_is_fitted,
+    column_or_1d,
+    validate_data,
+)
 
 from ._atomic import all_or_nothing
 from ._codes import code_dtype
 from ._device import check_device
-from ._fitting import FittingMixin
-from ._learning.inference import encode_features
-from ._learning.network import DPQNetwork, concatenate_parts
-from ._progress import announced
-from ._quantizer import QuantizerMixin
+from ._learning.batches import make_batches
+from ._learning.inference import infer
+from ._learning.inputs import Inputs, learn_scaling, no_scaling, output_width
+from ._learning.losses import SUPERVISED
+from ._learning.network import DPQNetwork
+from ._learning.projection import Projection, learn_projection
+from ._learning.samples import (
+    NO_CLASSES,
+    Samples,
+    check_labels,
+    check_weights,
+    fits_in_memory,
+    hold_out,
+    weigh,
+)
+from ._learning.step import make_step
+from ._learning.training import seeded_globally, train, train_one_pass
+from ._progress import FitCallbacks, printed_blocks
+from ._quantizer import QuantizerMixin, compression_ratio
 
-_BLOCK = 2**24  # entries of p (M, B, K) computed at a time outside training: 64 MB in float32
+_AUTO_BATCHES, _AUTO_EPOCHS = 1000, 20  # what max_iter="auto" runs at least
+_K_AT_ONE = 64  # up to which gini_batch_weight="auto" is 1; GiniBatch of codewords in even use is 1 / K
+# dropout="auto": dropping a share r of n units adds noise of variance r / (1 - r) / n to their mean, here
+# 1 / _NOISE_UNITS
+_NOISE_UNITS, _MOST_DROPPED = 750, 0.5
 
 
-class BaseDPQ(FittingMixin, QuantizerMixin, BaseEstimator):
+class BaseDPQ(CallbackSupportMixin, QuantizerMixin, BaseEstimator):
     """Base class of the estimators that learn a DPQ network; see `DPQTransformer` for the parameters."""
 
     _parameter_constraints: dict = {
@@ -123,7 +152,11 @@ class BaseDPQ(FittingMixin, QuantizerMixin, BaseEstimator):
         self.device = device
         self.verbose = verbose
 
+    _make_step = staticmethod(make_step)  # a seam: benchmarks train by other steps
+
     @_fit_context(prefer_skip_nested_validation=True)
+    @all_or_nothing
+    @with_callbacks
     def fit(self, X, y=None, sample_weight=None, *, X_val=None, y_val=None, sample_weight_val=None):
         """Learn the network on samples and, where there are any, their labels (section 3).
 
@@ -160,12 +193,53 @@ class BaseDPQ(FittingMixin, QuantizerMixin, BaseEstimator):
         ConvergenceWarning
             If `max_iter` is a number, and was reached while the loss, or validation score, still improved.
         """
-        validation = X_val, y_val, sample_weight_val
-        with all_or_nothing(self) as draft:
-            draft._fit(X, y, sample_weight, validation)
-        return self
+        resume = self.warm_start and hasattr(self, "parameters_")
+        X, y, sample_weight = self._check_samples(X, y, sample_weight, reset=True)
+        validate = self._check_validation(X_val, y_val, y)
+        classes, samples = self._check_classes(X, y, sample_weight)
+        random_state, generator = self._random()
+
+        if resume:
+            self._check_same(samples.X, classes)
+        else:
+            self._start(samples.X, classes)
+            self._learn_scaling(samples)
+        network = self._start_network(samples.X, generator, resume)
+        callbacks = FitCallbacks(self, network, samples, classes[samples.y] if len(classes) else None)
+        held_out, kept = None, samples
+        if validate:
+            held_out, kept = self._hold_out(samples, X_val, y_val, sample_weight_val, random_state)
+        backbone = self._detach_fixed_backbone(len(kept.X), network, resume)
+        callbacks.backbone = backbone
+        batches, projection = self._start_training(kept, backbone, network, generator)
+        if held_out is not None:
+            held_out = self._with_units(held_out, backbone, network).tensors(*self._placement(network))
+
+        n_epochs = self._n_epochs(len(batches))
+        seeded = self._seeded(generator, network)
+        with callbacks.begin(n_epochs), seeded, self._step(network, batches, generator, projection) as step:
+            curve, scores = train(
+                network,
+                batches,
+                step,
+                validation=held_out,
+                loss_weights=self._loss_weights(network),
+                learning_rate=self.learning_rate,
+                max_iter=n_epochs,
+                tol=self.tol,
+                n_iter_no_change=self.n_iter_no_change,
+                augment=self.augment,
+                generator=generator,
+                verbose=bool(self.verbose),
+                warn=self.max_iter != "auto",
+                watch=callbacks,
+            )
+        if backbone is not None:
+            network.backbone = backbone
+        self._store(network, curve, resume, validation_scores=scores)
 
     @_fit_context(prefer_skip_nested_validation=True)
+    @all_or_nothing
     def partial_fit(self, X, y=None, classes=None, sample_weight=None):
         """Learn from some samples in one pass, going on from where the estimator is.
 
@@ -195,9 +269,33 @@ class BaseDPQ(FittingMixin, QuantizerMixin, BaseEstimator):
         ValueError
             If the data are invalid or have labels that are not in `classes`, or a classifier is first called without.
         """
-        with all_or_nothing(self) as draft:
-            draft._partial_fit(X, y, classes, sample_weight)
-        return self
+        resume = hasattr(self, "parameters_")
+        X, y, sample_weight = self._check_samples(X, y, sample_weight, reset=not resume)
+        classes = self._check_classes_to_come(classes, y, resume)
+        if resume and X.shape[1:] != self.input_shape_:
+            raise ValueError(f"Expected samples of shape {self.input_shape_}, got {X.shape[1:]}.")
+        _, generator = self._random()
+
+        if not resume:
+            self._start(X, classes)
+        class_weight = None
+        if y is not None:
+            check_labels(y, self.classes_, "y")
+            class_weight = compute_class_weight(self.class_weight, classes=self.classes_, y=self.classes_)
+        samples = weigh(X, y, sample_weight, self.classes_, class_weight)
+        self._learn_scaling(samples, resume)
+        generator.manual_seed(generator.initial_seed() + (self.n_iter_ if resume else 0))
+        network = self._start_network(samples.X, generator, resume, torch.float32)
+        batches, projection = self._start_training(samples, None, network, generator)
+        step = self._step(network, batches, generator, projection)
+        if resume and self.optimizer_state_ is not None:
+            step.state = self.optimizer_state_
+
+        with self._seeded(generator, network), step:
+            terms = train_one_pass(
+                network, batches, step, self._loss_weights(network), self.learning_rate, self.augment, generator
+            )
+        self._store(network, {name: [value] for name, value in terms.items()}, resume, optimizer_state=step.state)
 
     def soft(self, X):
         """Compute the soft representation (equations 1 and 3), intra-normalised with ``intra_norm=True``.
@@ -222,7 +320,7 @@ class BaseDPQ(FittingMixin, QuantizerMixin, BaseEstimator):
         soft = self._soft(X).astype(np.float32, copy=False)
         if self.intra_norm:
             M, _, D = self.parameters_["codebooks"].shape
-            soft = _normalise(soft.reshape(-1, M, D)).reshape(soft.shape)
+            soft = _normalize(soft.reshape(-1, M, D)).reshape(soft.shape)
         return soft
 
     def encode(self, X):
@@ -252,12 +350,254 @@ class BaseDPQ(FittingMixin, QuantizerMixin, BaseEstimator):
     def codebooks_(self):
         """Codebooks C_m (M, K, D) that `decode` reads, float32; their rows normalised with ``intra_norm=True``."""
         codebooks = self._codebooks().astype(np.float32, copy=False)
-        return _normalise(codebooks) if self.intra_norm else codebooks
+        return _normalize(codebooks) if self.intra_norm else codebooks
 
     @property
     def class_centers_(self):
         """Class centers o_i of the Joint Central Loss (C, M * D), float32, in the order of `classes_`."""
         return self._parameter("class_centers").astype(np.float32)
+
+    def _check_samples(self, X, y, sample_weight, reset):
+        """Return the data, checked; y is None where nothing is supervised."""
+        learns_projection = reset and (y is None or self.supervision < 1)  # to components, which one sample has not
+        checks = {
+            "dtype": "numeric",
+            "allow_nd": self.backbone is not None,
+            "reset": reset,
+            "ensure_min_samples": 2 if learns_projection else 1,
+        }
+        if y is None:
+            X = validate_data(self, X, y, **checks)
+        else:
+            X, y = validate_data(self, X, y, **checks)
+            check_classification_targets(y)
+        _check_layer_sizes(self.hidden_layer_sizes, "hidden_layer_sizes")
+        _check_layer_sizes(self.part_layer_sizes, "part_layer_sizes")
+        check_device(self.device)
+        return X, None if self.supervision == 0 else y, check_weights(sample_weight, X)
+
+    def _check_classes(self, X, y, sample_weight):
+        """Return the classes, and the samples of positive weight, with their class indices and weights."""
+        if y is None:
+            return NO_CLASSES, weigh(X, None, sample_weight, NO_CLASSES, None)
+        classes = np.unique(y)
+        class_weight = compute_class_weight(self.class_weight, classes=classes, y=y, sample_weight=sample_weight)
+        samples = weigh(X, y, sample_weight, classes, class_weight)
+        present = np.unique(samples.y[samples.weight > 0])
+        if len(present) < 2:
+            raise ValueError(
+                f"{type(self).__name__} needs samples of at least 2 classes with positive weight; "
+                f"the data contain only one class: {classes[present[0]]!r}."
+            )
+        return classes, samples
+
+    def _check_classes_to_come(self, classes, y, resume):
+        """Return the classes of all calls of `partial_fit`."""
+        if self.class_weight == "balanced":
+            raise ValueError('class_weight="balanced" needs all samples: expected a dict or None for partial_fit.')
+        if y is None:
+            classes = NO_CLASSES
+        elif classes is not None:
+            classes = np.unique(column_or_1d(classes))
+        elif resume:
+            return self.classes_
+        elif is_classifier(self):
+            raise ValueError("classes must be passed on the first call to partial_fit.")
+        else:
+            classes = np.unique(y)
+        if resume and not np.array_equal(classes, self.classes_):
+            raise ValueError(f"Expected the classes of the first call, {self.classes_}, got {classes}.")
+        if len(classes) == 1:
+            raise ValueError(f"{type(self).__name__} needs at least 2 classes, got only one class: {classes}.")
+        return classes
+
+    def _check_validation(self, X_val, y_val, y):
+        """Return whether to validate, by the parameter and by what `fit` was given."""
+        if (X_val is None) != (y_val is None):
+            given, missing = ("X_val", "y_val") if y_val is None else ("y_val", "X_val")
+            raise ValueError(f"{given} is provided, but {missing} was not provided.")
+        if X_val is not None and self.early_stopping is False:
+            raise ValueError('Expected early_stopping="auto" or True with X_val and y_val, got early_stopping=False.')
+        validate = X_val is not None if self.early_stopping == "auto" else self.early_stopping
+        if validate and y is None:
+            raise ValueError(
+                "Validation scores the accuracy of predicted labels: expected y and a supervision above 0 with "
+                f"early_stopping=True or X_val, got {'y=None' if self.supervision else 'supervision=0'}."
+            )
+        return validate
+
+    def _hold_out(self, samples, X_val, y_val, sample_weight_val, random_state):
+        """Return samples to validate on, given or held out, and those to train on."""
+        if X_val is None:
+            return hold_out(samples, self.validation_fraction, random_state)
+        X_val = validate_data(self, X_val, dtype="numeric", allow_nd=self.backbone is not None, reset=False)
+        if X_val.shape[1:] != self.input_shape_:
+            raise ValueError(f"Expected X_val with samples of shape {self.input_shape_}, got {X_val.shape[1:]}.")
+        y_val = column_or_1d(y_val)
+        check_labels(y_val, self.classes_, "y_val")
+        check_consistent_length(X_val, y_val)
+        weight = check_weights(sample_weight_val, X_val)
+        return Samples(X_val, np.searchsorted(self.classes_, y_val), weight, weight), samples
+
+    def _check_same(self, X, classes):
+        """Raise ValueError unless a warm start can go on from what is fitted."""
+        if not np.array_equal(classes, self.classes_):
+            raise ValueError(
+                f"warm_start can only go on with the same classes: expected {self.classes_}, got {classes}."
+            )
+        architecture = self._architecture(self.architecture_["n_units"])
+        if X.shape[1:] != self.input_shape_ or architecture != self.architecture_:
+            raise ValueError(
+                f"warm_start can only go on with the same architecture: expected {self.architecture_} on samples of "
+                f"shape {self.input_shape_}, got {architecture} on {X.shape[1:]}."
+            )
+
+    def _architecture(self, n_units):
+        return {
+            "n_units": n_units,
+            "n_classes": len(self.classes_),
+            "M": self.M,
+            "K": self.K,
+            "D": self.D,
+            "hidden_layer_sizes": _check_layer_sizes(self.hidden_layer_sizes, "hidden_layer_sizes"),
+            "part_layer_sizes": _check_layer_sizes(self.part_layer_sizes, "part_layer_sizes"),
+        }
+
+    def _random(self):
+        """Return the generators of NumPy, which splits, and of torch, which draws all else."""
+        random_state = check_random_state(self.random_state)
+        return random_state, torch.Generator().manual_seed(int(random_state.randint(2**31 - 1)))
+
+    def _seeded(self, generator, network):
+        """Seed torch's global generator for code of the user, which knows no other; put it back after the block."""
+        enabled = self.backbone is not None or self.augment is not None
+        return seeded_globally(generator, network.codebooks.device, enabled=enabled)
+
+    def _start(self, X, classes):
+        """Set what a fit decides once, and a later one that resumes keeps."""
+        self.classes_ = classes
+        self.input_shape_ = X.shape[1:]
+        self.backbone_ = copy.deepcopy(self.backbone)
+        n_units = X.shape[1] if self.backbone is None else output_width(self.backbone_, X)
+        self.architecture_ = self._architecture(n_units)
+        self.projection_ = self.projection_bias_ = None
+
+    def _learn_scaling(self, samples, resume=False):
+        """Learn mean and standard deviation of the features, or `resume` to refine them; not with a backbone."""
+        if self.backbone is None:
+            earlier = {name: getattr(self, name) for name in no_scaling()} if resume else None
+            scaling = learn_scaling(samples.X, samples.sample_weight, earlier)
+        else:
+            scaling = no_scaling()
+        for name, value in scaling.items():
+            setattr(self, name, value)
+
+    def _start_network(self, X, generator, resume, dtype=None):
+        """Return the network on its device: initialized, or `resume` as it was fitted."""
+        device = check_device(self.device)
+        if resume:
+            network = DPQNetwork(**self.architecture_, dropout=self._dropout(len(X)))
+            network.load_state_dict(
+                {name: torch.from_numpy(a.copy()) for name, a in self.parameters_.items()}, assign=True
+            )
+            network.backbone = copy.deepcopy(self.backbone_)
+            return network.to(device)
+        if dtype is None:
+            # A problem of one batch costs as little in float64, and is then reproducible to rounding whatever the
+            # order or multiplicity of its samples.
+            single = self.backbone is None and len(X) <= self.batch_size and X.dtype not in (np.float16, np.float32)
+            dtype = torch.float64 if single and device.type != "mps" else torch.float32
+        network = DPQNetwork(**self.architecture_, backbone=self.backbone_, dropout=self._dropout(len(X))).to(dtype)
+        network.initialize(generator)
+        return network.to(device)
+
+    def _detach_fixed_backbone(self, n_samples, network, resume):
+        """Take the backbone off the network, and return it, if its units can be computed once; else return None."""
+        if (
+            network.backbone is None
+            or any(p.requires_grad for p in network.backbone.parameters())
+            or self.augment is not None
+            or not fits_in_memory(n_samples * network.n_units)
+            or (resume and self._supervision(network) < 1)  # it may no longer be what is to be preserved
+        ):
+            return None
+        fixed, network.backbone = network.backbone, None
+        return fixed
+
+    def _start_training(self, samples, backbone, network, generator):
+        """Return the batches of samples, or of the units of a fixed backbone, and what projects their features."""
+        samples = self._with_units(samples, backbone, network)
+        projection = self._start_projection(samples, network, generator)
+        return make_batches(samples, self.batch_size, *self._placement(network)), projection
+
+    def _step(self, network, batches, generator, projection):
+        return self._make_step(
+            network,
+            self._loss_weights(network),
+            self.label_smoothing,
+            self.weight_decay,
+            min(self.batch_size, len(batches)),
+            generator,
+            projection,
+        )
+
+    def _with_units(self, samples, backbone, network):
+        """Return samples with the units of a fixed backbone in the place of X; without one, as they are."""
+        return samples._replace(X=Inputs(None, None, backbone).units(samples.X, network.codebooks.device))
+
+    def _placement(self, network):
+        """Return how samples are converted for a network, to which dtype and device."""
+        return Inputs(self.mean_, self.scale_), network.codebooks.dtype, network.codebooks.device
+
+    def _start_projection(self, samples, network, generator):
+        """Return what projects the samples' own features, learned at the first call; None if labels alone supervise."""
+        if self._supervision(network) == 1:
+            return None
+        inputs, dtype, device = self._placement(network)
+        # as it is before training, which stays in here
+        backbone = None if network.backbone is None else copy.deepcopy(self.backbone).to(device).eval()
+        if self.projection_ is None:
+            M, _, D = network.codebooks.shape
+            blocks = inputs._replace(backbone=backbone).blocks(samples, dtype, device)
+            self.projection_, self.projection_bias_ = learn_projection(blocks, M, D, generator)
+        arrays = self.projection_, self.projection_bias_
+        return Projection(*(torch.from_numpy(a).to(dtype).to(device) for a in arrays), backbone)
+
+    def _supervision(self, network):
+        return 0 if network.classifier is None else self.supervision
+
+    def _loss_weights(self, network):
+        share = self._supervision(network)
+        weights = {name: getattr(self, f"{name}_weight") for name in (*SUPERVISED, "gini_batch", "gini_sample")}
+        if self.gini_batch_weight == "auto":
+            weights["gini_batch"] = max(1.0, self.K / _K_AT_ONE)
+        return weights | {name: share * weights[name] for name in SUPERVISED} | {"preservation": 1 - share}
+
+    def _dropout(self, n_samples):
+        """Return the share of units to drop."""
+        if self.dropout != "auto":
+            return self.dropout
+        if n_samples <= self.batch_size:
+            return 0.0
+        n_units = self.architecture_["n_units"]
+        return min(_MOST_DROPPED, n_units / (n_units + _NOISE_UNITS))
+
+    def _n_epochs(self, n_samples):
+        if self.max_iter != "auto":
+            return self.max_iter
+        return max(_AUTO_EPOCHS, math.ceil(_AUTO_BATCHES / math.ceil(n_samples / self.batch_size)))
+
+    def _store(self, network, curve, resume, validation_scores=None, optimizer_state=None):
+        """Keep what was learned, as arrays on the CPU."""
+        earlier = self.loss_curve_ if resume else {}
+        self.loss_curve_ = {name: earlier.get(name, []) + values for name, values in curve.items()}
+        self.validation_scores_ = validation_scores
+        self.n_iter_ = len(self.loss_curve_["loss"])
+        network.to("cpu")  # also the backbone, which is a module of the network
+        self.backbone_ = network.backbone
+        self.parameters_ = network.arrays()
+        self.optimizer_state_ = optimizer_state
+        self.compression_ratio_ = compression_ratio(math.prod(self.input_shape_), self.M, self.K)
 
     def _codebooks(self):
         return self._parameter("codebooks")
@@ -277,39 +617,16 @@ class BaseDPQ(FittingMixin, QuantizerMixin, BaseEstimator):
         if X.shape[1:] != self.input_shape_:
             raise ValueError(f"Expected samples of shape {self.input_shape_}, got {X.shape[1:]}.")
         device = check_device(self.device)
+        parameters = {name: tensor.to(device) for name, tensor in self._tensors_of_parameters().items()}
+        backbone = self.backbone_ if device.type == "cpu" else copy.deepcopy(self.backbone_)
+        if backbone is not None:
+            backbone.to(device).eval()
+        convert = Inputs(self.mean_, self.scale_).convert
         result = np.empty((len(X), width), dtype)
-        if device.type == "cpu" and self.backbone_ is None:
-            compute = partial(encode_features, self._tensors_of_parameters(), convert=self._convert)
-        else:
-            compute = partial(self._compute_eagerly, self._network(device))
-        for rows in announced(len(X), self.verbose):
-            if not compute(X[rows], result=result[rows]):
+        for rows in printed_blocks(len(X), self.verbose):
+            if not infer(parameters, X[rows], convert, result[rows], backbone):
                 raise ValueError("Expected X within the range of the training data, got values too large for it.")
         return result
-
-    def _compute_eagerly(self, network, X, result):
-        """Write codes or soft of X to an array, on any device, also with a backbone; return whether p is finite."""
-        M, K, _ = network.codebooks.shape
-        size = max(1, min(8192, _BLOCK // (M * K)))
-        finite = True
-        with torch.inference_mode():
-            for start in range(0, len(X), size):
-                x = self._to_tensor(X[start : start + size], network.codebooks.dtype).to(network.codebooks.device)
-                p = network.distributions(x)
-                if result.dtype.kind == "f":
-                    block = concatenate_parts(torch.bmm(p, network.codebooks))
-                else:
-                    block = p.argmax(dim=-1).T
-                result[start : start + size] = block.cpu().numpy()
-                finite &= bool(torch.isfinite(p[:, :, 0]).all())  # one logit that is not makes all of p NaN
-        return finite
-
-    def _network(self, device):
-        """Build the module from the fitted arrays, whose memory it shares on the CPU."""
-        network = DPQNetwork(**self.architecture_)
-        network.load_state_dict(self._tensors_of_parameters(), assign=True)
-        network.backbone = self.backbone_ if device.type == "cpu" else copy.deepcopy(self.backbone_)
-        return network.to(device).eval()
 
     def _tensors_of_parameters(self):
         # joblib hands large arrays to its workers as read-only memory maps, which torch warns about
@@ -321,7 +638,14 @@ class BaseDPQ(FittingMixin, QuantizerMixin, BaseEstimator):
         return tags
 
 
-def _normalise(vectors):
+def _normalize(vectors):
     """L2-normalise the last axis, leaving zero vectors as they are (section 4)."""
     norm = np.linalg.norm(vectors, axis=-1, keepdims=True)
     return vectors / np.where(norm > 0, norm, 1)
+
+
+def _check_layer_sizes(sizes, name):
+    sizes = tuple(np.asarray(sizes).ravel().tolist())
+    if not all(isinstance(size, Integral) and size > 0 for size in sizes):
+        raise ValueError(f"{name} must hold positive integers, got {sizes}.")
+    return sizes

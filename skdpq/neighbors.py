@@ -1,29 +1,32 @@
-"""DPQNeighbors."""
+"""DPQNeighbors: neighbour search over codes, with the face of scikit-learn's NearestNeighbors."""
 
+from contextlib import nullcontext
 from numbers import Integral, Real
 
 import numpy as np
-from sklearn.base import BaseEstimator, _fit_context
+from scipy.sparse import csr_array, csr_matrix, issparse
+from sklearn import get_config
+from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin, _fit_context, clone
+from sklearn.callback import CallbackSupportMixin, with_callbacks
 from sklearn.frozen import FrozenEstimator
-from sklearn.utils import _safe_indexing, check_array, gen_batches
+from sklearn.utils import Bunch, _safe_indexing, check_array, column_or_1d, gen_batches
 from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
-from sklearn.utils.metadata_routing import MetadataRouter, MethodMapping
+from sklearn.utils.metadata_routing import MetadataRouter, MethodMapping, process_routing
 from sklearn.utils.validation import _num_samples, check_is_fitted, validate_data
 
 from ._atomic import all_or_nothing
 from ._codes import check_codes
-from ._database import DatabaseMixin
 from ._device import TorchDevice, search_device
-from ._graphs import GraphMixin
+from ._progress import fit_task
 from ._search.index import CodeIndex
 from ._search.scan_numba import query_blocks
 from .metrics import score_neighbors
 from .product_quantizer import ProductQuantizer
 
-_BLOCK = 16384  # queries represented at a time
+_BLOCK_SAMPLES = 2**14  # represented at a time, and encoded at a time where callbacks want to know
 
 
-class DPQNeighbors(DatabaseMixin, GraphMixin, BaseEstimator):
+class DPQNeighbors(CallbackSupportMixin, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
     """Neighbour search over codes, with the face of scikit-learn's NearestNeighbors.
 
     The database is stored as codes and searched through look-up tables (Klein & Wolf [1]_, sections 3.1.3 and 3.1.4).
@@ -59,8 +62,6 @@ class DPQNeighbors(DatabaseMixin, GraphMixin, BaseEstimator):
     ----------
     quantizer_ : estimator
         The fitted quantizer.
-    index_ : CodeIndex
-        The database.
     codes_ : ndarray of shape (n_samples_fit_, M), uint8 or uint16
         Codes of the database, in ascending order of id.
     ids_ : ndarray of shape (n_samples_fit_,), int64
@@ -132,6 +133,8 @@ class DPQNeighbors(DatabaseMixin, GraphMixin, BaseEstimator):
         self.device = device
 
     @_fit_context(prefer_skip_nested_validation=False)
+    @all_or_nothing
+    @with_callbacks
     def fit(self, X, y=None, **fit_params):
         """Fit the quantizer and store the codes of the data.
 
@@ -154,10 +157,26 @@ class DPQNeighbors(DatabaseMixin, GraphMixin, BaseEstimator):
         ValueError
             If the data or a parameter is invalid.
         """
-        with all_or_nothing(self) as draft:
-            draft._fit(X, y, fit_params)
-        return self
+        data = {"estimator": self, "X": X, "y": y}
+        context = self._init_callback_context(max_subtasks=3).call_on_fit_task_begin(**data)
+        search_device(self.device)  # raises before the quantizer is fitted rather than at the first search
+        validate_data(self, X, skip_check_array=True)
+        self.quantizer_ = clone(self._choose_quantizer(y))
+        with fit_task(context, "fit quantizer", **data) as task:
+            self._fit_quantizer(X, y, fit_params, task)
+        # No callback, no blocks: the quantizer encodes X as it likes to.
+        told = hasattr(self, "_skl_callbacks") and not issparse(X)
+        blocks = list(gen_batches(_num_samples(X), _BLOCK_SAMPLES)) if told else []
+        blocks = blocks if len(blocks) > 1 else []
+        with fit_task(context, "encode", max_subtasks=len(blocks), **data) as task:
+            codes = self._encode(X, blocks, task, data)
+        # All codes at once, as adding them in blocks would sort them again and again, and leave several segments to
+        # search. None: how long that takes is not known, which ProgressBar shows too.
+        with fit_task(context, "index", max_subtasks=None if blocks else 0, **data):
+            self._store(CodeIndex(self.quantizer_.codebooks_).add(codes), y)
+        context.call_on_fit_task_end(**data)
 
+    @all_or_nothing
     def fit_codes(self, codes, y=None):
         """Make a database of codes alone; `quantizer` must be fitted and wrapped in a FrozenEstimator.
 
@@ -186,17 +205,107 @@ class DPQNeighbors(DatabaseMixin, GraphMixin, BaseEstimator):
                 f"got {self.quantizer!r}."
             )
         check_is_fitted(self.quantizer)
-        with all_or_nothing(self) as draft:
-            draft.quantizer_ = draft.quantizer
-            for name in ("n_features_in_", "feature_names_in_"):
-                if hasattr(draft.quantizer_, name):
-                    setattr(draft, name, getattr(draft.quantizer_, name))
-                else:
-                    draft.__dict__.pop(name, None)
-            index = CodeIndex(draft.quantizer_.codebooks_)
-            index.add(codes)
-            draft._store(index, y)
-        return self
+        self.quantizer_ = self.quantizer
+        for name in ("n_features_in_", "feature_names_in_"):
+            self.__dict__.pop(name, None)
+            if hasattr(self.quantizer_, name):
+                setattr(self, name, getattr(self.quantizer_, name))
+        self._store(CodeIndex(self.quantizer_.codebooks_).add(codes), y)
+
+    def add(self, X, ids=None, y=None):
+        """Add samples to the database.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_new, n_features), or whatever the quantizer takes
+            Samples; encoded by the quantizer, which is not fitted again.
+        ids : array-like of shape (n_new,), default=None
+            Non-negative integers that are not in the database. By default they continue the largest that was given.
+        y : array-like of shape (n_new,), default=None
+            Labels. `score` needs one for each item of the database.
+
+        Returns
+        -------
+        self : DPQNeighbors
+            The estimator. If anything is raised, it is as it was.
+
+        Raises
+        ------
+        NotFittedError
+            If the estimator is not fitted.
+        ValueError
+            If X, ids or y are invalid.
+        """
+        check_is_fitted(self)
+        self._check_samples(X)
+        return self.add_codes(self.quantizer_.encode(X), ids=ids, y=y)
+
+    @all_or_nothing
+    def add_codes(self, codes, ids=None, y=None):
+        """Add codes to the database.
+
+        Parameters
+        ----------
+        codes : array-like of shape (n_new, M)
+            Integers in ``range(K)``.
+        ids : array-like of shape (n_new,), default=None
+            As in `add`.
+        y : array-like of shape (n_new,), default=None
+            As in `add`.
+
+        Returns
+        -------
+        self : DPQNeighbors
+            The estimator. If anything is raised, it is as it was.
+
+        Raises
+        ------
+        NotFittedError
+            If the estimator is not fitted.
+        ValueError
+            If codes, ids or y are invalid.
+        """
+        check_is_fitted(self)
+        n_new = _num_samples(codes)
+        classes, labels = getattr(self, "classes_", None), getattr(self, "labels_", None)
+        if y is not None or labels is not None:
+            labels = np.full(len(self.index_), -1) if labels is None else labels
+            classes, labels = _append_labels(classes, labels, y, n_new)
+            if ids is not None:  # by default new ids come last, as new labels do
+                ids = np.asarray(ids)
+        index = self.index_.add(codes, ids)
+        if labels is not None:
+            if ids is not None:
+                labels = labels[np.argsort(np.concatenate((self.ids_, ids.astype(np.int64))))]
+            self.classes_, self.labels_ = classes, labels
+        self.index_ = index
+
+    @all_or_nothing
+    def remove(self, ids):
+        """Remove items from the database.
+
+        Parameters
+        ----------
+        ids : array-like of shape (n_removed,)
+            Ids of the database. The other items keep theirs.
+
+        Returns
+        -------
+        self : DPQNeighbors
+            The estimator. If anything is raised, it is as it was.
+
+        Raises
+        ------
+        NotFittedError
+            If the estimator is not fitted.
+        ValueError
+            If an id is not in the database.
+        """
+        check_is_fitted(self)
+        index = self.index_.remove(ids)
+        if hasattr(self, "labels_"):
+            self.labels_ = self.labels_[np.isin(self.ids_, index.ids)]
+        self.index_ = index
 
     def kneighbors(self, X=None, n_neighbors=None, return_distance=True):
         """Find the nearest items of the database.
@@ -303,6 +412,91 @@ class DPQNeighbors(DatabaseMixin, GraphMixin, BaseEstimator):
         neigh_ind = _split(ids, indptr)
         return (_split(distances, indptr), neigh_ind) if return_distance else neigh_ind
 
+    def kneighbors_graph(self, X=None, n_neighbors=None, mode="connectivity"):
+        """Compute the graph of nearest neighbours.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_queries, n_features), default=None
+            Queries; without, as in `kneighbors`.
+        n_neighbors : int, default=None
+            Number of neighbours; by default the parameter of that name.
+        mode : {"connectivity", "distance"}, default="connectivity"
+            Whether edges are one or the distance.
+
+        Returns
+        -------
+        graph : sparse matrix or array of shape (n_queries, n_samples_fit_), CSR, float64
+            Column j is the item ``ids_[j]``; the entries of a row are in ascending order of distance.
+
+        Raises
+        ------
+        NotFittedError
+            If the estimator is not fitted.
+        TypeError, ValueError
+            As `kneighbors`, and for another `mode`.
+        """
+        check_is_fitted(self)
+        _check_mode(mode)
+        distances, ids = self._kneighbors(X, n_neighbors)
+        indptr = np.arange(len(ids) + 1) * ids.shape[1]
+        return self._graph(mode, distances.ravel(), ids.ravel(), indptr)
+
+    def radius_neighbors_graph(self, X=None, radius=None, mode="connectivity", sort_results=False):
+        """Compute the graph of neighbours within a radius.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_queries, n_features), default=None
+            Queries; without, as in `kneighbors`.
+        radius : float, default=None
+            Largest distance; by default the parameter of that name.
+        mode : {"connectivity", "distance"}, default="connectivity"
+            Whether edges are one or the distance.
+        sort_results : bool, default=False
+            The entries of a row are in ascending order of distance in any case.
+
+        Returns
+        -------
+        graph : sparse matrix or array of shape (n_queries, n_samples_fit_), CSR, float64
+            Column j is the item ``ids_[j]``.
+
+        Raises
+        ------
+        NotFittedError
+            If the estimator is not fitted.
+        ValueError
+            As `radius_neighbors`, and for another `mode`.
+        """
+        check_is_fitted(self)
+        _check_mode(mode)
+        distances, ids, indptr = self._radius_neighbors(X, radius)
+        return self._graph(mode, distances, ids, indptr)
+
+    def transform(self, X):
+        """Compute the graph of nearest neighbours as scikit-learn's KNeighborsTransformer does.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_queries, n_features)
+            Queries.
+
+        Returns
+        -------
+        graph : sparse matrix or array of shape (n_queries, n_samples_fit_), CSR, float64
+            `kneighbors_graph`, with one neighbour more for ``mode="distance"``, since a sample of the database is
+            usually among its own neighbours.
+
+        Raises
+        ------
+        NotFittedError
+            If the estimator is not fitted.
+        ValueError
+            As `kneighbors`.
+        """
+        check_is_fitted(self)
+        return self.kneighbors_graph(X, self.n_neighbors + (self.mode == "distance"), mode=self.mode)
+
     def score(self, X, y):
         """Compute the mean average precision of the queries' labels against the database's.
 
@@ -351,6 +545,21 @@ class DPQNeighbors(DatabaseMixin, GraphMixin, BaseEstimator):
                 yield start + part.start, index.tables(block[part], self.search == "symmetric")
             start += len(block)
 
+    @property
+    def codes_(self):
+        """Codes of the database."""
+        return self._fitted_index().codes
+
+    @property
+    def ids_(self):
+        """Ids of the database, ascending."""
+        return self._fitted_index().ids
+
+    @property
+    def n_samples_fit_(self):
+        """Number of items in the database."""
+        return len(self._fitted_index())
+
     def get_metadata_routing(self):
         """Route metadata of `fit` to the quantizer.
 
@@ -362,6 +571,47 @@ class DPQNeighbors(DatabaseMixin, GraphMixin, BaseEstimator):
         quantizer = ProductQuantizer() if self.quantizer is None else self.quantizer
         mapping = MethodMapping().add(caller="fit", callee="fit")
         return MetadataRouter(owner=self).add(quantizer=quantizer, method_mapping=mapping)
+
+    @property
+    def _n_features_out(self):
+        return self.n_samples_fit_
+
+    def _choose_quantizer(self, y):
+        if self.quantizer is not None:
+            return self.quantizer
+        if y is None:
+            return ProductQuantizer(random_state=self.random_state)
+        from .transformer import DPQTransformer  # imports torch, which searching does without
+
+        return DPQTransformer(random_state=self.random_state)
+
+    def _fit_quantizer(self, X, y, fit_params, task):
+        if get_config()["enable_metadata_routing"]:
+            params = process_routing(self, "fit", **fit_params).quantizer.fit
+        else:
+            params = Bunch(**fit_params)
+        supports_callbacks = hasattr(self.quantizer_, "set_callbacks")
+        with task.propagate_callback_context(self.quantizer_) if supports_callbacks else nullcontext():
+            self.quantizer_.fit(X, y, **params)
+
+    def _encode(self, X, blocks, task, data):
+        """Return the codes of X, block by block where there are blocks."""
+        codes = []
+        for block in blocks:
+            with fit_task(task, "block", **data):
+                codes.append(self.quantizer_.encode(_safe_indexing(X, block)))
+        return np.concatenate(codes) if codes else self.quantizer_.encode(X)
+
+    def _store(self, index, y):
+        self.index_ = index
+        for name in ("classes_", "labels_"):
+            self.__dict__.pop(name, None)
+        if y is not None:
+            self.classes_, self.labels_ = np.unique(_check_labels(y, len(index)), return_inverse=True)
+
+    def _fitted_index(self):
+        check_is_fitted(self, "index_")
+        return self.index_
 
     def _check_samples(self, X):
         """Check width and feature names; the quantizer checks the rest, block by block."""
@@ -375,15 +625,15 @@ class DPQNeighbors(DatabaseMixin, GraphMixin, BaseEstimator):
         """Represent queries block by block: by codes for a symmetric search, else by soft."""
         represent = self.quantizer_.encode if self.search == "symmetric" else self.quantizer_.soft
         n_queries = _num_samples(X)
-        if n_queries <= _BLOCK:
+        if n_queries <= _BLOCK_SAMPLES:
             yield represent(X)  # which refuses an X without samples
         else:
-            for block in gen_batches(n_queries, _BLOCK):
+            for block in gen_batches(n_queries, _BLOCK_SAMPLES):
                 yield represent(_safe_indexing(X, block))
 
     def _index(self):
         """Return the database as the quantizer's codebooks are now: `intra_norm` may change after `fit`."""
-        return self.index_.through(self.quantizer_.codebooks_)
+        return self.index_.with_codebooks(self.quantizer_.codebooks_)
 
     def _how(self):
         """Return what decides how fast the index searches."""
@@ -428,6 +678,50 @@ class DPQNeighbors(DatabaseMixin, GraphMixin, BaseEstimator):
             found = [index.radius_neighbors(block, limit, symmetric=symmetric, **how) for block in self._blocks(X)]
             counts, distances, ids = map(np.concatenate, zip(*found, strict=True))
         return np.sqrt(distances, dtype=np.float64), ids, np.concatenate(([0], np.cumsum(counts)))
+
+    def _graph(self, mode, distances, ids, indptr):
+        data = distances if mode == "distance" else np.ones(len(ids))
+        known = self.ids_
+        positions = ids if len(known) == 0 or known[-1] == len(known) - 1 else np.searchsorted(known, ids)
+        # A matrix made from an array keeps its int64 indices, as scikit-learn's graphs do.
+        graph = csr_array((data, positions, indptr), shape=(len(indptr) - 1, self.n_samples_fit_))
+        return graph if get_config()["sparse_interface"] == "sparray" else csr_matrix(graph)
+
+
+def _append_labels(classes, labels, y, n_new):
+    """Return the classes and the labels of a database after n_new items, with or without labels y, came to it.
+
+    `labels` are indices into `classes`, -1 for an item without a label; `classes` is None where no item has one.
+    """
+    if y is None:
+        return classes, np.concatenate((labels, np.full(n_new, -1)))
+    y = _check_labels(y, n_new)
+    if classes is None:
+        merged = np.unique(y)
+    elif _is_text(y) != _is_text(classes):
+        raise ValueError(f"Expected labels of the kind of {classes.dtype}, as in the database, got {y.dtype}.")
+    else:
+        merged = np.union1d(classes, y)
+        if len(merged) > len(classes):
+            labels = np.where(labels < 0, -1, np.searchsorted(merged, classes)[labels])
+    return merged, np.concatenate((labels, np.searchsorted(merged, y)))
+
+
+def _check_labels(y, n_samples):
+    y = check_array(column_or_1d(y, warn=True), ensure_2d=False, dtype=None, ensure_min_samples=0, input_name="y")
+    if len(y) != n_samples:
+        raise ValueError(f"Expected one label for each of {n_samples} samples, got {len(y)}.")
+    return y
+
+
+def _is_text(labels):
+    """Tell whether labels are strings: NumPy would turn numbers among them into strings without a word."""
+    return labels.dtype.kind in "STU" or (labels.dtype.kind == "O" and any(isinstance(i, str | bytes) for i in labels))
+
+
+def _check_mode(mode):
+    if mode not in ("connectivity", "distance"):
+        raise ValueError(f'Unsupported mode, must be one of "connectivity", or "distance" but got "{mode}" instead')
 
 
 def _largest_square(radius):

@@ -22,8 +22,8 @@ from ._atomic import all_or_nothing
 from ._codes import code_dtype
 from ._quantizer import QuantizerMixin, compression_ratio
 
-_BLOCK = 2**22  # values of a block: 32 MB in float64
-_N_TRAIN = 2**16  # samples that learn the rotation, as in faiss; but at least 256 a codeword
+_BLOCK_VALUES = 2**22  # values of a block: 32 MB in float64
+_ROTATION_SAMPLES = 2**16  # samples that learn the rotation, as in faiss; but at least 256 a codeword
 _TOL = 1e-4  # relative decrease of the error at which the alternation ends
 _FLOOR = 1e-10  # smallest variance, relative to the largest, that balances parts
 
@@ -139,6 +139,8 @@ class ProductQuantizer(CallbackSupportMixin, QuantizerMixin, BaseEstimator):
         self.random_state = random_state
 
     @_fit_context(prefer_skip_nested_validation=True)
+    @all_or_nothing
+    @with_callbacks
     def fit(self, X, y=None):
         """Learn the codebooks, and the rotation, from samples.
 
@@ -163,12 +165,6 @@ class ProductQuantizer(CallbackSupportMixin, QuantizerMixin, BaseEstimator):
         TypeError
             If X is sparse.
         """
-        with all_or_nothing(self) as draft:
-            draft._fit(X)
-        return self
-
-    @with_callbacks
-    def _fit(self, X):
         X = validate_data(self, X, dtype="numeric")
         context = self._init_callback_context().call_on_fit_task_begin(estimator=self, X=X)
         random_state = check_random_state(self.random_state)
@@ -181,7 +177,7 @@ class ProductQuantizer(CallbackSupportMixin, QuantizerMixin, BaseEstimator):
         with threadpool_limits(1), warnings.catch_warnings(), Parallel(n_threads, require="sharedmem") as parallel:
             warnings.filterwarnings("ignore", "Number of distinct clusters", ConvergenceWarning)
             if self.rotation == "opq":
-                n_train = min(len(X), max(_N_TRAIN, 256 * self.K))
+                n_train = min(len(X), max(_ROTATION_SAMPLES, 256 * self.K))
                 train = np.sort(sample_without_replacement(len(X), n_train, random_state=random_state))
                 rotation, inits = _learn_rotation(X, train, parts, D, self.K, self.max_iter_rotation, seeds, parallel)
             fitted = parallel(
@@ -278,7 +274,7 @@ def _split(n_features, M):
 
 def _block_size(*widths):
     """Return how many rows of these widths to process at a time."""
-    return max(1, _BLOCK // max(widths))
+    return max(1, _BLOCK_VALUES // max(widths))
 
 
 def _project(X, rotation=None):

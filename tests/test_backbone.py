@@ -124,6 +124,12 @@ def test_wrong_shapes_are_errors(clf, images):
     X, _, y, _ = images
     with pytest.raises(ValueError, match=r"Expected samples of shape \(1, 8, 8\)"):
         clf.encode(X[:, :, :4])
+    with pytest.raises(ValueError, match=r"Expected X_val with samples of shape \(1, 8, 8\), got \(1, 4, 4\)"):
+        clone(clf).fit(X, y, X_val=X[:, :, :4, :4], y_val=y)
+    with pytest.raises(ValueError, match="only go on with the same architecture"):
+        copy.deepcopy(clf).set_params(warm_start=True).fit(X[:, :, 1:], y)
+    with pytest.raises(ValueError, match=r"Expected samples of shape \(1, 8, 8\), got \(1, 7, 8\)"):
+        copy.deepcopy(clf).partial_fit(X[:, :, 1:], y)
     with pytest.raises(ValueError, match="Found array with dim 4"):
         DPQClassifier().fit(X, y)
     with pytest.raises(ValueError, match=r"Expected a backbone that returns \(n_samples, n_units\)"):

@@ -160,6 +160,13 @@ BAD_PARAMETERS = [
     ("backbone", "resnet"),
     ("augment", "flip"),
     ("intra_norm", "yes"),
+    ("dropout", 1.0),
+    ("dropout", -0.1),
+    ("dropout", "most"),
+    ("label_smoothing", 1.0),
+    ("label_smoothing", -0.1),
+    ("warm_start", "yes"),
+    ("verbose", "yes"),
     ("softmax_soft_weight", -1),
     ("softmax_hard_weight", -1.0),
     ("joint_central_weight", "0.1"),
@@ -203,6 +210,31 @@ def test_fitting_with_bad_parameters(fitted, parameter, value):
                 assert_refused(changed, lambda changed=changed: changed.fit(X, Y), (ValueError, TypeError), parameter)
                 tried += 1
     assert tried
+
+
+ENDS = [  # of the ranges, which are taken
+    {"M": 1, "K": 2, "D": 1, "batch_size": 1, "max_iter": 1, "n_iter_no_change": 1, "dropout": 0, "label_smoothing": 0},
+    {"softmax_soft_weight": 0, "softmax_hard_weight": 0, "joint_central_weight": 0, "gini_batch_weight": 0},
+    {"gini_sample_weight": 0, "weight_decay": 0, "tol": 0, "supervision": 1, "verbose": 0, "D": None},
+    {"hidden_layer_sizes": [], "part_layer_sizes": np.array([1]), "dropout": 0.99, "label_smoothing": 0.99},
+    {"early_stopping": True, "validation_fraction": 0.9, "batch_size": 10**9, "learning_rate": 1e-30},
+]
+
+
+@pytest.mark.parametrize("params", ENDS, ids=str)
+def test_parameters_at_the_ends_of_their_ranges_are_taken(params):
+    for name in ("DPQTransformer", "DPQClassifier"):
+        estimator = clone(ESTIMATORS[name]).set_params(**params).fit(X, Y)
+        assert np.isfinite(estimator.soft(X)).all()
+        assert estimator.encode(X).shape == (150, estimator.M)
+    assert DPQTransformer(**SMALL, supervision=0, max_iter=1).fit(X, Y).encode(X).shape == (150, 2)
+
+
+@pytest.mark.parametrize("name", ["DPQTransformer", "ProductQuantizer"])
+def test_as_many_codewords_as_a_code_can_tell_apart(name):
+    quantizer = clone(ESTIMATORS[name]).set_params(M=1, K=65536).fit(X[::5], Y[::5])
+    assert quantizer.codebooks_.shape[1] == 65536
+    assert quantizer.encode(X).dtype == np.uint16
 
 
 def test_class_weights_of_unknown_classes(fitted):

@@ -35,6 +35,28 @@ def test_the_map_of_the_paper_is_not_empty():
     assert len(paper_map()) > 15
 
 
+def names_in(page):
+    """Return every module, name in a module, and file that a page names."""
+    quoted = set(re.findall(r"`([^`\n]+)`", (ROOT / "docs" / page).read_text()))
+    return sorted(name for name in quoted if re.fullmatch(r"(_[a-z]|neighbors\.|(tests|benchmarks)/)[\w./]*", name))
+
+
+@pytest.mark.parametrize("name", names_in("architecture.md") + names_in("search.md"))
+def test_pages_name_what_is_there(name):
+    if "/" in name:
+        assert (ROOT / name).is_file()
+    else:
+        pkgutil.resolve_name(f"skdpq.{name}")
+
+
+def test_the_architecture_names_every_room():
+    text = (ROOT / "docs/architecture.md").read_text()
+    rooms = [path.stem for path in (ROOT / "skdpq").rglob("*.py") if path.stem != "__init__"]
+    public = {"transformer": "DPQTransformer", "classifier": "DPQClassifier", "product_quantizer": "ProductQuantizer"}
+    missing = [room for room in rooms if not re.search(rf"\b{public.get(room, room)}\b", text)]
+    assert set(missing) <= {"micro_batch"}  # inside of fast_step
+
+
 @pytest.mark.parametrize("name", skdpq.__all__)
 def test_the_readme_names_all_that_is_public(name):
     assert name in (ROOT / "README.md").read_text()

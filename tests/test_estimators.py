@@ -8,11 +8,14 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.base import clone
 from sklearn.datasets import load_digits, load_iris
 from sklearn.exceptions import NotFittedError
 from sklearn.linear_model import LogisticRegression
+from sklearn.utils import get_tags
 
 from skdpq import DPQClassifier, DPQTransformer
 
@@ -68,10 +71,92 @@ def test_transform_is_what_output_says(clf, digits):
     assert clf.set_output(transform="pandas").transform(X).shape == (500, 64)
 
 
+def layers_by_hand(dpq, name):
+    """Return the weights and biases of the trunk or of the part networks, in float64."""
+    found = []
+    while f"{name}.{len(found)}.weight" in dpq.parameters_:
+        layer = f"{name}.{len(found)}"
+        found.append([dpq.parameters_[f"{layer}.{of}"].astype(np.float64) for of in ("weight", "bias")])
+    return found
+
+
+def distributions_by_hand(dpq, X):
+    """Equation 1, one part at a time, from the fitted arrays alone: p (M, n, K)."""
+    X = np.asarray(X, dtype=np.float64)
+    units = X if dpq.mean_ is None else (X - dpq.mean_) / dpq.scale_
+    for weight, bias in layers_by_hand(dpq, "trunk"):
+        units = np.maximum(units @ weight.T + bias, 0)
+    M = len(dpq.codebooks_)
+    N = units.shape[1] // M
+    p = []
+    for m in range(M):
+        s = units[:, m * N : (m + 1) * N] if N else units
+        *hidden, last = layers_by_hand(dpq, "parts")
+        for weight, bias in hidden:
+            s = np.maximum(s @ weight[m] + bias[m], 0)
+        logits = s @ last[0][m] + last[1][m]
+        p.append(np.exp(logits - logits.max(1, keepdims=True)))
+        p[-1] /= p[-1].sum(1, keepdims=True)
+    return np.stack(p)
+
+
+def assert_equations_1_to_4(dpq, X, atol):
+    p, (M, _, D) = distributions_by_hand(dpq, X), dpq.codebooks_.shape
+    codes, soft = dpq.encode(X), dpq.soft(X).reshape(len(X), M, D)
+    hard = dpq.decode(codes).reshape(len(X), M, D)
+    assert dpq.codebooks_.dtype == soft.dtype == hard.dtype == np.float32
+    for m, codebook in enumerate(dpq.codebooks_):
+        assert_allclose(soft[:, m], p[m] @ codebook, atol=atol)  # eq. 3
+        chosen = p[m][np.arange(len(X)), codes[:, m]]
+        assert (chosen > (1 - atol) * p[m].max(1)).all()
+        assert_array_equal(hard[:, m], codebook[codes[:, m]])  # eq. 4
+
+
 def test_soft_is_a_convex_combination_and_hard_its_most_probable_codeword(clf, digits):
-    soft = clf.soft(digits[1]).reshape(500, 4, 16)
+    X = digits[1]
+    assert (distributions_by_hand(clf, X).max(2) > 0.99).any()  # neither even nor one-hot
+    assert (distributions_by_hand(clf, X).max(2) < 0.7).any()
+    assert_equations_1_to_4(clf, X, atol=1e-4)
+    soft = clf.soft(X).reshape(500, 4, 16)
     assert (soft <= clf.codebooks_.max(1) + 1e-6).all()
     assert (soft >= clf.codebooks_.min(1) - 1e-6).all()
+
+
+@given(
+    n_features=st.integers(1, 9),
+    M=st.integers(1, 5),
+    K=st.integers(2, 6),
+    D=st.one_of(st.none(), st.integers(1, 4)),
+    trunk=st.lists(st.integers(1, 9), max_size=2),
+    part=st.lists(st.integers(1, 5), max_size=2),
+    kind=st.sampled_from(["float64", "float32", "backbone"]),
+    seed=st.integers(0, 2**31 - 1),
+)
+@settings(max_examples=40)
+def test_soft_and_codes_are_equations_1_to_4_for_any_architecture(n_features, M, K, D, trunk, part, kind, seed):
+    X = np.random.default_rng(seed).normal(5, 3, size=(23, n_features)).astype("f4" if kind == "float32" else "f8")
+    dpq = DPQTransformer(M, K, D, hidden_layer_sizes=trunk, part_layer_sizes=part, max_iter=1, random_state=seed)
+    if kind == "backbone":
+        dpq.set_params(backbone=torch.nn.Identity())
+    dpq.fit(X, np.arange(23) % 2)
+    assert dpq.parameters_["codebooks"].dtype == ("f8" if kind == "float64" else "f4")
+    for name, value in dpq.parameters_.items():  # as training makes them: far from even
+        dpq.parameters_[name] = 4 * value if name.startswith("parts.") else value
+    assert_equations_1_to_4(dpq, X, atol=1e-6 if kind == "float64" else 1e-4)
+
+
+def test_values_too_large_are_refused_wherever_they_are(digits):
+    X, X_test, y, _ = digits
+    good = np.tile(X_test, (50, 1)).astype(np.float32)
+    for backbone in (None, torch.nn.Identity()):
+        dpq = DPQClassifier(**SMALL, backbone=backbone, max_iter=1).fit(X.astype(np.float32), y)
+        for method in ("encode", "soft", "transform", "predict", "decision_function"):
+            assert np.isfinite(getattr(dpq, method)(good)).all()
+            for row in (0, -1):
+                bad = good.copy()
+                bad[row] = 3e38
+                with np.errstate(over="ignore"), pytest.raises(ValueError, match="got values too large"):
+                    getattr(dpq, method)(bad)
 
 
 def test_intra_norm_changes_representations_without_retraining_and_no_prediction(clf, digits):
@@ -87,6 +172,49 @@ def test_intra_norm_changes_representations_without_retraining_and_no_prediction
     assert_array_equal(clf.encode(X), codes)
     assert_array_equal(clf.predict(X), predictions)
     assert_array_equal(clf.predict_codes(codes), predictions)
+
+
+@pytest.mark.parametrize("representation", ["hard", "soft"])
+def test_predictions_do_not_depend_on_intra_norm(clf, digits, representation):
+    X = digits[1]
+    clf = copy.copy(clf).set_params(representation=representation)
+    scores, soft = clf.decision_function(X), clf.soft(X)
+    clf.set_params(intra_norm=True)
+    assert_array_equal(clf.decision_function(X), scores)
+    assert not np.allclose(clf.soft(X), soft)
+
+
+def test_intra_norm_leaves_codewords_of_zeros_as_they_are(clf, digits):
+    clf = copy.deepcopy(clf).set_params(intra_norm=True)
+    clf.parameters_["codebooks"][1] = 0
+    assert (clf.codebooks_[1] == 0).all()
+    assert (clf.soft(digits[1])[:, 16:32] == 0).all()
+    assert_allclose(np.linalg.norm(clf.codebooks_[0], axis=1), 1, rtol=1e-5)
+
+
+@pytest.mark.parametrize(("output", "dtypes"), [("soft", ["float32"]), ("hard", ["float32"]), ("codes", [])])
+def test_tags_say_which_dtypes_are_preserved(output, dtypes):
+    assert get_tags(DPQTransformer(output=output)).transformer_tags.preserves_dtype == dtypes
+
+
+@pytest.mark.parametrize(
+    ("n", "dtype", "params", "precise"),
+    [
+        (60, "f8", {}, True),
+        (60, "i8", {}, True),
+        (60, "f4", {}, False),
+        (60, "f2", {}, False),
+        (60, "f8", {"batch_size": 60}, True),
+        (60, "f8", {"batch_size": 59}, False),
+        (60, "f8", {"backbone": torch.nn.Identity()}, False),
+    ],
+)
+def test_a_problem_of_one_batch_is_computed_in_float64(n, dtype, params, precise):
+    X = np.random.default_rng(0).normal(0, 9, size=(n, 5)).astype(dtype)
+    dpq = DPQClassifier(M=2, K=4, max_iter=1, **params).fit(X, np.arange(n) % 3)
+    assert {value.dtype.str for value in dpq.parameters_.values()} == {"<f8" if precise else "<f4"}
+    for array in (dpq.soft(X), dpq.codebooks_, dpq.class_centers_, dpq.decode(dpq.encode(X))):
+        assert array.dtype == np.float32
 
 
 def test_predictions_are_the_linear_classifier_on_hard_and_on_soft(clf, digits):
@@ -135,18 +263,56 @@ def test_classification_from_codes_is_close_to_the_uncompressed_classifier(clf, 
     assert clf.score(X_test, y_test) > uncompressed - 0.01  # 16 bits instead of 64 floats
 
 
-def test_class_weight_and_sample_weight_are_one_thing(digits):
+@pytest.fixture(scope="module")
+def weighable():
+    """Samples of three classes, with the same features in each: weights of classes move no mean and no variance."""
+    X = np.random.default_rng(0).normal(size=(20, 5))
+    return np.tile(X, (3, 1)), np.repeat([0, 1, 2], 20)
+
+
+def assert_same_parameters(first, second, *, rtol=1e-6, atol=1e-8):
+    assert first.parameters_.keys() == second.parameters_.keys()
+    for name, value in first.parameters_.items():
+        assert_allclose(value, second.parameters_[name], rtol=rtol, atol=atol, err_msg=name)
+
+
+@pytest.mark.parametrize("method", ["fit", "partial_fit"])
+def test_class_weight_and_sample_weight_are_one_thing(weighable, method):
+    X, y = weighable
+
+    def fit(sample_weight=None, class_weight=None):
+        clf = DPQClassifier(M=2, K=4, max_iter=9, class_weight=class_weight, random_state=0)
+        classes = {"classes": range(3)} if method == "partial_fit" else {}
+        return getattr(clf, method)(X, y, sample_weight=sample_weight, **classes)
+
+    five, plain = fit(np.where(y == 1, 5.0, 1.0)), fit()
+    assert_same_parameters(fit(class_weight={1: 5.0}), five, rtol=1e-4, atol=1e-6)
+    assert np.abs(five.parameters_["codebooks"] - plain.parameters_["codebooks"]).max() > 1e-3
+    both = fit(np.where(y == 2, 3.0, 1.0), {1: 5.0})  # they multiply
+    assert_same_parameters(both, fit(np.array([1.0, 5.0, 3.0])[y]), rtol=1e-4, atol=1e-6)
+    assert five.predict_proba(X)[:, 1].mean() > plain.predict_proba(X)[:, 1].mean()
+
+
+def test_class_weights_do_not_move_the_features(digits):
     X, _, y, _ = digits
     X, y = X[:200], y[:200]
+    by_class = DPQClassifier(**SMALL, max_iter=3, class_weight={3: 5.0}).fit(X, y)
+    assert_allclose(by_class.mean_, X.mean(0))
     weight = np.where(y == 3, 5.0, 1.0)
-    by_class = DPQClassifier(**SMALL, max_iter=20, class_weight={3: 5.0}).fit(X, y)
-    by_sample = DPQClassifier(**SMALL, max_iter=20).fit(X, y, sample_weight=weight)
-    standardised_alike = DPQClassifier(**SMALL, max_iter=20).fit(X, y)
-    assert_allclose(by_class.mean_, standardised_alike.mean_)  # class weights do not move the features
-    assert (by_class.predict(X) == 3).sum() >= (standardised_alike.predict(X) == 3).sum()
-    assert by_sample.mean_.shape == (64,)
-    balanced = DPQClassifier(**SMALL, max_iter=3, class_weight="balanced").fit(X, y)
-    assert balanced.n_iter_ == 3
+    by_sample = DPQClassifier(**SMALL, max_iter=3).fit(X, y, sample_weight=weight)
+    assert_allclose(by_sample.mean_, np.average(X, axis=0, weights=weight))
+
+
+def test_balanced_classes_weigh_the_same(weighable):
+    X, y = weighable
+    clf = DPQClassifier(M=2, K=4, max_iter=9, random_state=0)
+    balanced = clone(clf).set_params(class_weight="balanced").fit(X, y, sample_weight=np.array([1.0, 5.0, 3.0])[y])
+    assert_same_parameters(balanced, clone(clf).fit(X, y), rtol=1e-4, atol=1e-6)
+    few = np.r_[:20, 20:25, 40:60]  # five samples of class 1
+    X, y = X[few], y[few]
+    balanced = clone(clf).set_params(class_weight="balanced").fit(X, y)
+    assert_same_parameters(balanced, clone(clf).set_params(class_weight={0: 0.75, 1: 3.0, 2: 0.75}).fit(X, y))
+    assert np.abs(balanced.parameters_["codebooks"] - clf.fit(X, y).parameters_["codebooks"]).max() > 1e-3
 
 
 def test_predicting_and_encoding_change_nothing_on_the_estimator(clf, digits):

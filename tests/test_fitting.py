@@ -14,13 +14,14 @@ from sklearn.callback import ProgressBar, ScoringMonitor
 from sklearn.datasets import load_digits
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.frozen import FrozenEstimator
+from sklearn.metrics import accuracy_score
 from sklearn.model_selection import GridSearchCV, train_test_split
 from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import StandardScaler
 
 from skdpq import DPQClassifier, DPQNeighbors, DPQTransformer, ProductQuantizer
 from skdpq._learning.batches import InMemory, Streamed
-from skdpq._progress import announced
+from skdpq._progress import printed_blocks
 
 
 @pytest.fixture(scope="module")
@@ -38,8 +39,8 @@ def gathered(batches):
 
 @pytest.mark.parametrize("batch_size", [1, 7, 64, 1000])
 def test_an_epoch_of_streamed_batches_visits_each_sample_with_weight_once(batch_size, monkeypatch):
-    monkeypatch.setattr("skdpq._learning.batches._CHUNK", 4 * 3 * 10)  # ten samples
-    monkeypatch.setattr("skdpq._learning.batches._MIXED", 4)
+    monkeypatch.setattr("skdpq._learning.batches._CHUNK_BYTES", 4 * 3 * 10)  # ten samples
+    monkeypatch.setattr("skdpq._learning.batches._MIXED_CHUNKS", 4)
     rng = np.random.default_rng(0)
     X, y, weight = np.arange(300.0).reshape(100, 3), np.arange(100), rng.integers(0, 3, 100).astype(float)
     streamed = Streamed(X, y, weight, batch_size, torch.from_numpy, torch.device("cpu"))
@@ -66,6 +67,77 @@ def test_an_epoch_in_memory_visits_each_sample_once():
     assert_array_equal(torch.cat([batch[0] for batch in batches])[:, 0], order * 2)
 
 
+def test_each_epoch_in_memory_has_an_order_of_its_own():
+    y, generator = torch.arange(100), torch.Generator()
+    batches = InMemory(y[:, None] * 2.0, y, y + 1.0, 7)
+    orders = [torch.cat([batch[1] for batch in gathered(batches.epoch(generator))]) for _ in range(2)]
+    for first, second in [orders, (orders[0], y), (orders[1], y)]:
+        assert not torch.equal(first, second)
+
+
+@pytest.mark.parametrize("n_mixed", [2, 100])
+def test_streamed_batches_mix_samples_of_chunks_from_all_over(n_mixed, monkeypatch):
+    monkeypatch.setattr("skdpq._learning.batches._MIXED_CHUNKS", n_mixed)
+    X = np.broadcast_to(np.arange(64.0)[:, None], (64, 1024))  # a chunk is four such rows
+    streamed = Streamed(X, np.arange(64), np.ones(64), 8, torch.from_numpy, torch.device("cpu"))
+    generator = torch.Generator().manual_seed(0)
+    orders = [np.concatenate([batch[1] for batch in gathered(streamed.epoch(generator))]) for _ in range(2)]
+    assert not np.array_equal(*orders)
+    for order in orders:
+        assert_array_equal(np.sort(order), np.arange(64))
+        assert (np.diff(order) == 1).sum() < 16  # of the 48 of neighbours within chunks
+        chunks = (order // 4).reshape(-1, 8)  # of each batch
+        assert (np.ptp(chunks, axis=1) > 1).mean() > 0.5  # chunks that do not follow each other
+
+
+@pytest.mark.parametrize("n_mixed", [1, 4])
+def test_chunks_without_weight_are_never_read(n_mixed, monkeypatch):
+    monkeypatch.setattr("skdpq._learning.batches._CHUNK_BYTES", 4 * 3 * 10)  # ten samples
+    monkeypatch.setattr("skdpq._learning.batches._MIXED_CHUNKS", n_mixed)
+    X, weight, read = np.arange(300.0).reshape(100, 3), np.zeros(100), []
+    weight[[0, 31, 35, 99]] = 1  # of the first chunk, of the fourth, and of the last
+
+    def convert(rows):
+        read.extend(rows[:, 0] / 3)
+        return torch.from_numpy(rows)
+
+    streamed = Streamed(X, np.arange(100), weight, 2, convert, torch.device("cpu"))
+    batches = gathered(streamed.epoch(torch.Generator().manual_seed(0)))
+    assert len(streamed) == 4
+    assert sorted(np.concatenate([batch[1] for batch in batches])) == [0, 31, 35, 99]
+    assert sorted(read) == [*range(10), *range(30, 40), *range(90, 100)]
+
+
+class Record:
+    """An augmentation that changes nothing, and keeps what it sees."""
+
+    def __init__(self):
+        self.batches = []
+
+    def __call__(self, x):
+        self.batches.append(x.clone())
+        return x
+
+
+def in_any_order(rows):
+    return np.sort(np.asarray(rows, dtype=np.float64).sum(1))
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_all_of_many_samples_are_standardised_and_learned_from(weighted):
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(20_000, 3)) + np.arange(20_000)[:, None] / 1000  # the last differ from the first
+    weight = rng.integers(1, 4, 20_000) if weighted else np.ones(20_000)
+    augment = Record()
+    dpq = DPQTransformer(M=1, K=2, D=1, hidden_layer_sizes=(), part_layer_sizes=(), batch_size=5000, max_iter=1)
+    dpq.set_params(augment=augment).fit(X, np.arange(20_000) % 2, sample_weight=weight if weighted else None)
+    mean = np.average(X, axis=0, weights=weight)
+    scale = np.sqrt(np.average((X - mean) ** 2, axis=0, weights=weight))
+    assert_allclose(dpq.mean_, mean, rtol=1e-10)
+    assert_allclose(dpq.scale_, scale, rtol=1e-10)
+    assert_allclose(in_any_order(torch.cat(augment.batches)), in_any_order((X - mean) / scale), atol=1e-4)
+
+
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_streaming_a_memory_map_is_as_good_as_memory(digits, dtype, tmp_path, monkeypatch):
     X, X_test, y, y_test = digits
@@ -74,8 +146,8 @@ def test_streaming_a_memory_map_is_as_good_as_memory(digits, dtype, tmp_path, mo
     np.save(tmp_path / "X.npy", X)
     clf = DPQClassifier(M=4, K=16, max_iter=40, random_state=0)
     in_memory = clone(clf).fit(X, y).score(X_test, y_test)
-    monkeypatch.setattr("skdpq._learning.batches.IN_MEMORY", 0)
-    monkeypatch.setattr("skdpq._learning.batches._CHUNK", 4 * 64 * 16)
+    monkeypatch.setattr("skdpq._learning.samples.IN_MEMORY_BYTES", 0)
+    monkeypatch.setattr("skdpq._learning.batches._CHUNK_BYTES", 4 * 64 * 16)
     streamed = clf.fit(np.load(tmp_path / "X.npy", mmap_mode="r"), y)
     assert streamed.parameters_["codebooks"].dtype == np.float32
     assert streamed.score(X_test, y_test) > in_memory - 0.02
@@ -100,6 +172,44 @@ def test_weights_of_validation_samples_count(digits):
     assert clf.score(X_val, y_val, sample_weight=weight) == pytest.approx(max(clf.validation_scores_))
 
 
+def held_out_of(y, fraction):
+    """Return what is held out with random_state=0, which draws a seed before the split."""
+    random_state = np.random.RandomState(0)
+    random_state.randint(2**31 - 1)
+    split = train_test_split(np.arange(len(y)), test_size=fraction, stratify=y, random_state=random_state)
+    return split[1]
+
+
+@pytest.mark.parametrize("params", [{}, {"backbone": torch.nn.Identity()}, {"batch_size": 2000}])
+def test_nothing_is_learned_from_held_out_samples(digits, params):
+    X, _, y, _ = digits
+    held_out = held_out_of(y, 0.1)
+    swapped = X.copy()
+    swapped[held_out] = X[held_out[::-1]]  # which moves no mean, no variance and no label
+    params = {"M": 2, "K": 4, "early_stopping": True, "random_state": 0} | params
+    curves, soft = [], []
+    for samples in (X, swapped):
+        curves.append(DPQClassifier(**params, max_iter=4).fit(samples, y).loss_curve_)
+        soft.append(DPQClassifier(**params, max_iter=1).fit(samples, y).soft(X))
+    for name, curve in curves[0].items():
+        assert_allclose(curve, curves[1][name], rtol=1e-4, atol=1e-7)
+    assert_allclose(*soft, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("fraction", [0.1, 0.4])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_held_out_samples_score_by_their_weights(digits, fraction, weighted):
+    X, _, y, _ = digits
+    weight = np.where(y < 5, 4.0, 1.0) if weighted else None
+    clf = DPQClassifier(M=2, K=4, max_iter=6, early_stopping=True, validation_fraction=fraction, random_state=0)
+    clf.fit(X, y, sample_weight=weight)
+    held_out = held_out_of(y, fraction)
+    weight = weight[held_out] if weighted else None
+    score = accuracy_score(y[held_out], clf.predict(X[held_out]), sample_weight=weight)
+    assert score == pytest.approx(max(clf.validation_scores_))
+    assert len(set(clf.validation_scores_)) > 1
+
+
 @pytest.mark.parametrize(
     ("params", "fit", "message"),
     [
@@ -109,6 +219,9 @@ def test_weights_of_validation_samples_count(digits):
         ({}, {"X_val": np.ones((3, 63)), "y_val": [0, 1, 2]}, "64 features"),
         ({}, {"X_val": np.full((3, 64), np.nan), "y_val": [0, 1, 2]}, "NaN"),
         ({}, {"X_val": np.ones((3, 64)), "y_val": [0, 1]}, "inconsistent"),
+        ({}, {"X_val": np.ones((3, 64)), "y_val": [0, 1, 2], "sample_weight_val": [1, 1, -1]}, "[Nn]egative"),
+        ({}, {"X_val": np.ones((3, 64)), "y_val": [0, 1, 2], "sample_weight_val": [0, 0, 0]}, "zero"),
+        ({}, {"X_val": np.ones((3, 64)), "y_val": [0, 1, 2], "sample_weight_val": [1, 1]}, "shape|inconsistent"),
         ({"early_stopping": False}, {"X_val": np.ones((3, 64)), "y_val": [0, 1, 2]}, "early_stopping"),
     ],
 )
@@ -149,6 +262,14 @@ def test_auto_is_what_its_documentation_says(digits, params, explicit):
     )
     assert_array_equal(auto, same)
     assert not np.array_equal(auto, other)
+
+
+def test_auto_drops_half_of_many_features_at_most():
+    X = np.random.default_rng(0).normal(size=(90, 900)).astype(np.float32)
+    params = {"M": 2, "K": 4, "hidden_layer_sizes": (8,), "batch_size": 50, "max_iter": 2, "random_state": 0}
+    auto, half, other = (DPQTransformer(**params, dropout=d).fit(X, np.arange(90) % 3) for d in ("auto", 0.5, 0.55))
+    assert_array_equal(auto.soft(X), half.soft(X))
+    assert not np.array_equal(auto.soft(X), other.soft(X))
 
 
 def test_auto_epochs_are_a_thousand_batches_at_least_twenty(digits):
@@ -213,8 +334,22 @@ def test_a_warm_start_goes_on(digits):
     with pytest.raises(ValueError, match="same classes"):
         clf.fit(X[y < 5], y[y < 5])
     with pytest.raises(ValueError, match="same architecture"):
+        clf.fit(X[:, :60], y)
+    with pytest.raises(ValueError, match="same architecture"):
         clf.set_params(K=32).fit(X, y)
     assert clf.n_iter_ == 15
+    assert clf.n_features_in_ == 64
+
+
+def test_a_warm_start_standardises_as_before(digits):
+    X, _, y, _ = digits
+    clf = DPQClassifier(M=2, K=4, max_iter=2, warm_start=True, random_state=0).fit(X, y)
+    mean, scale = clf.mean_.copy(), clf.scale_.copy()
+    assert len(clf.fit(X * 3 + 5, y).loss_curve_["gini_batch"]) == 4
+    assert_array_equal(clf.mean_, mean)
+    assert_array_equal(clf.scale_, scale)
+    clf.set_params(warm_start=False).fit(X * 3 + 5, y)
+    assert_allclose(clf.mean_, mean * 3 + 5)
 
 
 # partial_fit
@@ -239,6 +374,35 @@ def test_partial_fit_goes_on_after_a_pickle_as_without(digits):
     clf = DPQTransformer(M=2, K=4, random_state=0).partial_fit(X, y, classes=range(10))
     other = pickle.loads(pickle.dumps(clf))
     assert_array_equal(clf.partial_fit(X, y).soft(X_test), other.partial_fit(X, y).soft(X_test))
+
+
+def test_partial_fit_counts_on_and_draws_anew(digits):
+    X, _, y, _ = digits
+    augment = Record()
+    clf = DPQClassifier(M=2, K=4, batch_size=100, augment=augment, random_state=0)
+    for n in range(1, 4):
+        clf.partial_fit(X, y, classes=range(10))
+        assert clf.n_iter_ == len(clf.loss_curve_["loss"]) == n
+        assert clf.optimizer_state_["step"] == 13 * n  # batches, since the first call
+        assert len(augment.batches) == 13 * n
+    orders = [torch.cat(augment.batches[13 * i : 13 * (i + 1)]) for i in range(3)]
+    for first, second in [(0, 1), (0, 2), (1, 2)]:
+        assert not torch.equal(orders[first], orders[second])
+        assert_allclose(in_any_order(orders[first]), in_any_order(orders[second]), atol=1e-4)
+    assert clf.fit(X[:200], y[:200]).optimizer_state_ is None
+
+
+def test_partial_fits_with_weights_standardise_by_all_that_was_seen():
+    rng = np.random.default_rng(0)
+    X, weight = rng.normal(size=(90, 4)) * [1, 2, 3, 4], rng.uniform(0.1, 5, 90)
+    X[45:] += 7
+    dpq = DPQTransformer(M=2, K=4, random_state=0)
+    for rows in (slice(45), slice(45, 90)):
+        dpq.partial_fit(X[rows], np.arange(45) % 3, sample_weight=weight[rows])
+    mean = np.average(X, axis=0, weights=weight)
+    assert_allclose(dpq.mean_, mean)
+    assert_allclose(dpq.var_, np.average((X - mean) ** 2, axis=0, weights=weight))
+    assert_allclose(dpq.scale_, np.sqrt(dpq.var_))
 
 
 def test_bad_partial_fits_are_refused_and_change_nothing(digits):
@@ -348,7 +512,7 @@ def test_encoding_many_samples_tells_of_each_block(digits, monkeypatch, sizes):
     watched, recorder = clone(unwatched), Recorder()
     watched.set_callbacks(recorder).fit(X)
     assert recorder.events == told(encode=0, index=0)
-    monkeypatch.setattr("skdpq._database._BLOCK", 50)
+    monkeypatch.setattr("skdpq.neighbors._BLOCK_SAMPLES", 50)
     recorder.events.clear()
     watched.fit(X)
     unwatched.fit(X)
@@ -385,7 +549,7 @@ def as_memory_map(X, path):
 @pytest.mark.parametrize("make", [as_it_is, as_images, as_lists, as_frame, as_memory_map])
 @pytest.mark.parametrize("freeze", [False, True])
 def test_watching_changes_no_code(digits, make, freeze, tmp_path, monkeypatch):
-    monkeypatch.setattr("skdpq._database._BLOCK", 64)
+    monkeypatch.setattr("skdpq.neighbors._BLOCK_SAMPLES", 64)
     X, y = make(digits[0][:200], tmp_path), digits[2][:200]
     backbone = torch.nn.Flatten() if make is as_images else None
     dpq = DPQTransformer(M=3, K=8, backbone=backbone, max_iter=2, random_state=0)
@@ -406,7 +570,7 @@ def test_watching_changes_no_code(digits, make, freeze, tmp_path, monkeypatch):
     ],
 )
 def test_bad_samples_are_refused_alike_when_watched(digits, spoil, message, monkeypatch):
-    monkeypatch.setattr("skdpq._database._BLOCK", 64)
+    monkeypatch.setattr("skdpq.neighbors._BLOCK_SAMPLES", 64)
     X = digits[0][:200]
     neighbors = DPQNeighbors(quantizer=FrozenEstimator(ProductQuantizer(M=2, K=4).fit(X)))
     recorder = Recorder()
@@ -418,7 +582,7 @@ def test_bad_samples_are_refused_alike_when_watched(digits, spoil, message, monk
 
 
 def test_progress_shows_the_blocks(digits, capsys, monkeypatch):
-    monkeypatch.setattr("skdpq._database._BLOCK", 50)
+    monkeypatch.setattr("skdpq.neighbors._BLOCK_SAMPLES", 50)
     neighbors = DPQNeighbors(quantizer=ProductQuantizer(M=2, K=4)).set_callbacks(ProgressBar())
     neighbors.fit(digits[0][:200])
     shown = capsys.readouterr().out
@@ -431,14 +595,14 @@ def test_progress_shows_the_blocks(digits, capsys, monkeypatch):
 
 @pytest.mark.parametrize("n_samples", [16385, 30000, 163840, 163841, 10**6, 10**9 + 1])
 def test_lines_of_encoding_are_few_and_evenly_spaced(n_samples, capsys):
-    pieces = list(announced(n_samples, verbose=True))
+    pieces = list(printed_blocks(n_samples, verbose=True))
     assert [0, *(piece.stop for piece in pieces)] == [*(piece.start for piece in pieces), n_samples]
     assert 2 <= len(pieces) <= 10
     assert len({piece.stop - piece.start for piece in pieces[:-1]}) == 1
     lines = capsys.readouterr().out.splitlines()
     assert lines == [f"Encoded {piece.stop:,} of {n_samples:,} samples" for piece in pieces]
-    assert list(announced(n_samples, verbose=False)) == [slice(0, n_samples)]
-    assert list(announced(16384, verbose=True)) == [slice(0, 16384)]
+    assert list(printed_blocks(n_samples, verbose=False)) == [slice(0, n_samples)]
+    assert list(printed_blocks(16384, verbose=True)) == [slice(0, 16384)]
     assert capsys.readouterr().out == ""
 
 

@@ -144,6 +144,26 @@ def test_a_group_larger_than_any_enumeration():
     assert mean_average_precision([1], np.arange(n) < r, np.ones((1, n))) == pytest.approx(by_hand, abs=1e-12)
 
 
+@pytest.mark.parametrize("k", [1000, 2500, 3000])
+def test_long_rankings_are_read_to_their_end(k):
+    rng = np.random.default_rng(0)
+    codes, tables = np.arange(3000)[:, None], rng.permutation(3000).astype(np.float32)[None, None]
+    relevant = rng.random(3000) < np.where(tables[0, 0] < 1000, 0.01, 0.3)  # most come late
+    in_order = [int(r) for r in relevant[np.argsort(tables[0, 0])]]
+    counts = [Fraction(int(count)) for count in np.cumsum(in_order)]
+    index = FixedIndex(codes.astype(np.uint16), relevant, tables)
+    for name, parameters, textbook in [
+        ("mean_average_precision", {}, average_precision(in_order)),
+        ("mean_average_precision", {"k": k}, average_precision(in_order, k)),
+        ("interpolated_mean_average_precision", {}, interpolated_precision(counts, 21)),
+        ("precision_at_k", {"k": k}, precision(in_order, k)),
+        ("recall_at_k", {"k": k}, recall(in_order, k)),
+    ]:
+        measured = FUNCTIONS[name]([1], relevant, tables[0], **parameters)
+        assert measured == pytest.approx(textbook, abs=1e-12)
+        assert score_neighbors(index, [[0]], [1], name, **parameters) == measured
+
+
 def test_a_query_without_relevant_items_scores_zero_and_counts():
     arguments = ([0, 5], [0, 1], [[1, 2], [1, 2]])
     assert mean_average_precision(*arguments) == 0.5

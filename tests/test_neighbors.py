@@ -487,9 +487,23 @@ def test_more_queries_than_a_block_equal_one_block(labelled, monkeypatch, search
     ]
     expected = [call() for call in calls]
     for block in (1, 7, 25, 49):
-        monkeypatch.setattr("skdpq.neighbors._BLOCK", block)
+        monkeypatch.setattr("skdpq.neighbors._BLOCK_SAMPLES", block)
         for call, one_block in zip(calls, expected, strict=True):
             assert_same(call(), one_block)
+
+
+@pytest.mark.parametrize("search", ["asymmetric", "symmetric"])
+def test_query_tables_come_in_blocks_that_follow_each_other(labelled, search):
+    X, _, _, _ = labelled
+    Q = np.random.default_rng(0).normal(size=(40_000, 6)).astype(np.float32)
+    ours = DPQNeighbors(quantizer=ProductQuantizer(M=2, K=8, random_state=0), search=search).fit(X)
+    fitted = ours.quantizer_
+    starts, blocks = zip(*ours.query_tables(Q), strict=True)
+    assert len(starts) > 3
+    assert_array_equal(starts, np.cumsum([0, *map(len, blocks[:-1])]))
+    queries = fitted.decode(fitted.encode(Q)) if search == "symmetric" else fitted.soft(Q)
+    parts = queries.reshape(len(Q), 2, 1, 3).astype(np.float64)
+    assert_array_equal(np.concatenate(blocks), np.square(parts - fitted.codebooks_).sum(3).astype(np.float32))
 
 
 # Quantizers

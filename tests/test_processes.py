@@ -15,6 +15,7 @@ from numpy.testing import assert_array_equal
 
 import skdpq
 from skdpq._search.index import CodeIndex
+from skdpq._search.scan_numba import Plan
 
 PACKAGE = Path(skdpq.__file__).parent
 
@@ -22,8 +23,7 @@ PACKAGE = Path(skdpq.__file__).parent
 @pytest.fixture(scope="module")
 def problem():
     rng = np.random.default_rng(0)
-    index = CodeIndex(rng.normal(size=(4, 256, 2)))
-    index.add(rng.integers(256, size=(20_000, 4)))
+    index = CodeIndex(rng.normal(size=(4, 256, 2))).add(rng.integers(256, size=(20_000, 4)))
     return index, rng.normal(size=(70, 8)).astype(np.float32)
 
 
@@ -33,16 +33,16 @@ def assert_same(actual, expected):
 
 
 @pytest.mark.parametrize("n_jobs", [1, 2])
-def test_calls_from_many_threads_do_not_disturb_one_another(problem, n_jobs, monkeypatch):
-    monkeypatch.setattr("skdpq._search.scan_numba._WORTH_THREADS", 0)
+def test_calls_from_many_threads_do_not_disturb_one_another(problem, n_jobs):
     index, queries = problem
+    options = {"symmetric": False, "n_jobs": n_jobs, "plan": Plan(min_lookups_of_threads=0)}
     k = [1 + i % 7 for i in range(40)]
     expected = {n: index.kneighbors(queries, n, symmetric=False) for n in set(k)}
     limit = np.float32(np.median(expected[7][0]))
     within = index.radius_neighbors(queries, limit, symmetric=False)
     with ThreadPoolExecutor(8) as pool:
-        found = list(pool.map(lambda n: index.kneighbors(queries, n, symmetric=False, n_jobs=n_jobs), k))
-        near = list(pool.map(lambda _: index.radius_neighbors(queries, limit, symmetric=False, n_jobs=n_jobs), k))
+        found = list(pool.map(lambda n: index.kneighbors(queries, n, **options), k))
+        near = list(pool.map(lambda _: index.radius_neighbors(queries, limit, **options), k))
     for n, result in zip(k, found, strict=True):
         assert_same(result, expected[n])
     for result in near:
@@ -50,18 +50,19 @@ def test_calls_from_many_threads_do_not_disturb_one_another(problem, n_jobs, mon
 
 
 def test_searches_go_on_while_items_are_added(problem):
-    index = CodeIndex(problem[0].codebooks)
-    queries = problem[1]
-    index.add(problem[0].codes)
+    index, queries = problem
     before = index.kneighbors(queries, 5, symmetric=False)
     far = index.codes[index.kneighbors(queries[:1], len(index), symmetric=False)[1][0, -1:]]
+    versions = [index]
+    more = np.repeat(far, 300, axis=0)
     with ThreadPoolExecutor(1) as pool:
-        adding = pool.submit(lambda: [index.add(np.repeat(far, 300, axis=0)) for _ in range(20)])
+        adding = pool.submit(lambda: [versions.append(versions[-1].add(more)) for _ in range(20)])
         while not adding.done():
-            distances, _ = index.kneighbors(queries, 5, symmetric=False)
+            distances, _ = versions[-1].kneighbors(queries, 5, symmetric=False)
             assert (distances <= before[0]).all()  # an item more can only bring nearer ones
+            assert_same(index.kneighbors(queries, 5, symmetric=False), before)
         adding.result()
-    assert len(index) == 26_000
+    assert [len(version) for version in versions] == [20_000 + 300 * i for i in range(21)]
 
 
 @pytest.mark.parametrize("n_jobs", [1, 2])
@@ -76,14 +77,14 @@ def test_workers_of_joblib_find_the_same(problem, n_jobs):
 SEARCH = """
 import os, sys
 import numpy as np
-import skdpq._search.scan_numba
+import skdpq
 from skdpq._search.index import CodeIndex
-skdpq._search.scan_numba._WORTH_THREADS = 0
+from skdpq._search.scan_numba import Plan
 rng = np.random.default_rng(0)
-index = CodeIndex(rng.normal(size=(3, 256, 2)))
-index.add(rng.integers(256, size=(3000, 3)))
+index = CodeIndex(rng.normal(size=(3, 256, 2))).add(rng.integers(256, size=(3000, 3)))
 queries = rng.normal(size=(5, 6)).astype(np.float32)
-found = index.kneighbors(queries, 9, symmetric=False, n_jobs=2)
+options = dict(symmetric=False, n_jobs=2, plan=Plan(min_lookups_of_threads=0))
+found = index.kneighbors(queries, 9, **options)
 """
 
 
@@ -98,7 +99,7 @@ def test_processes_started_after_a_search_on_threads_can_search(method):
     start = f"""
 import multiprocessing
 with multiprocessing.get_context({method!r}).Pool(1) as pool:
-    again = pool.apply(CodeIndex.kneighbors, (index, queries, 9), dict(symmetric=False, n_jobs=2))
+    again = pool.apply(CodeIndex.kneighbors, (index, queries, 9), options)
 print(all(np.array_equal(one, other) for one, other in zip(found, again)))
 """
     assert run(SEARCH + start).split() == ["True"]

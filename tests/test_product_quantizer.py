@@ -134,10 +134,69 @@ def test_opq_has_a_smaller_error_than_pq(data, at_most, M, K):
     assert quantization_error(opq, data) <= at_most * quantization_error(pq, data)
 
 
+@pytest.mark.parametrize(
+    ("exponents", "dealt"),
+    [
+        ([3, 2, 1, 0], [[0, 3], [1, 2]]),  # 8 and 1, 4 and 2
+        ([5, 4, 3, 2, 1, 0], [[0, 5], [1, 4], [2, 3]]),
+        ([7, 6, 4, 2, 1, 0], [[0, 3, 4], [1, 2, 5]]),
+    ],
+)
+def test_opq_starts_from_principal_axes_dealt_to_parts_of_equal_variance(exponents, dealt):
+    # The largest goes to the part whose product is smallest. Each axis has two levels, so that a start whose parts are
+    # axes has no error, and is not left.
+    M, n_axes, scales = len(dealt), len(exponents), 2.0 ** np.array(exponents)
+    levels = np.stack(np.meshgrid(*[[-1, 1]] * n_axes), axis=-1).reshape(-1, n_axes) * scales
+    axes = np.linalg.qr(np.random.default_rng(0).normal(size=(n_axes, n_axes)))[0]
+    data = np.tile(levels @ axes, (3, 1)) + 5
+    quantizer = ProductQuantizer(M, 2 ** len(dealt[0]), rotation="opq", random_state=0).fit(data)
+    assert quantization_error(quantizer, data) < 1e-9
+    shares = np.square(axes @ quantizer.rotation_).reshape(n_axes, M, -1).sum(2)  # of each axis in each part
+    expected = np.zeros((n_axes, M))
+    for m, part in enumerate(dealt):
+        expected[part, m] = 1
+    np.testing.assert_allclose(shares, expected, atol=1e-5)
+
+
+def test_opq_starts_from_the_features_where_their_order_means_something():
+    rng = np.random.default_rng(0)
+    data = np.repeat(rng.normal(size=(500, 3)), 2, axis=1) + 0.01 * rng.normal(size=(500, 6))  # pairs, one a part
+    pq, opq = (
+        ProductQuantizer(3, 16, rotation=rotation, max_iter_rotation=1, random_state=0).fit(data)
+        for rotation in (None, "opq")
+    )
+    assert quantization_error(opq, data) < 1.02 * quantization_error(pq, data)
+
+
+def test_more_alternations_lessen_the_error():
+    quantizer = ProductQuantizer(3, 8, rotation="opq", random_state=0)
+    errors = [
+        quantization_error(clone(quantizer).set_params(max_iter_rotation=n).fit(X), X) for n in (1, 2, 10, 50, 200)
+    ]
+    assert errors == sorted(errors, reverse=True)
+    assert errors[0] > 1.04 * errors[1] > 1.06 * errors[2]
+
+
+def test_one_alternation_leaves_either_start():
+    rotation = ProductQuantizer(3, 8, rotation="opq", max_iter_rotation=1, random_state=0).fit(correlated()).rotation_
+    assert np.abs(rotation - np.eye(12)).max() > 1e-3  # not the features
+    covariance = rotation.T @ np.cov(correlated().T) @ rotation
+    assert np.abs(covariance - np.diag(np.diag(covariance))).max() > 1e-3 * covariance.max()  # and not principal axes
+
+
+def test_max_iter_bounds_the_iterations_of_k_means():
+    fitted = [ProductQuantizer(4, 16, max_iter=n, random_state=0).fit(X) for n in (1, 3, 300)]
+    assert [quantizer.n_iter_ for quantizer in fitted[:2]] == [1, 3]
+    assert 3 < fitted[2].n_iter_ < 300
+    errors = [quantization_error(quantizer, X) for quantizer in fitted]
+    assert errors[0] > errors[1] > errors[2]
+    assert ProductQuantizer().max_iter == 25
+
+
 def test_opq_learns_from_a_sample(monkeypatch):
     data = correlated()
     whole = ProductQuantizer(3, 2, rotation="opq", max_iter_rotation=10, random_state=0).fit(data)
-    monkeypatch.setattr("skdpq.product_quantizer._N_TRAIN", 0)  # leaves 256 samples a codeword
+    monkeypatch.setattr("skdpq.product_quantizer._ROTATION_SAMPLES", 0)  # leaves 256 samples a codeword
     sampled = ProductQuantizer(3, 2, rotation="opq", max_iter_rotation=10, random_state=0).fit(data)
     assert not np.array_equal(whole.rotation_, sampled.rotation_)
     assert quantization_error(sampled, data) <= 1.1 * quantization_error(whole, data)
@@ -217,7 +276,7 @@ def test_memory_maps_and_blocks(rotation, tmp_path, monkeypatch):
     quantizer = ProductQuantizer(5, 16, rotation=rotation, max_iter_rotation=2, random_state=0)
     whole = clone(quantizer).fit(X)
     codes, soft = whole.encode(X), whole.soft(X)
-    monkeypatch.setattr("skdpq.product_quantizer._BLOCK", 64 * 7)
+    monkeypatch.setattr("skdpq.product_quantizer._BLOCK_VALUES", 64 * 7)
     quantizer.fit(mapped)
     np.testing.assert_allclose(quantizer.codebooks_, whole.codebooks_, rtol=1e-5, atol=1e-5)
     np.testing.assert_array_equal(whole.encode(mapped), codes)
@@ -227,7 +286,7 @@ def test_memory_maps_and_blocks(rotation, tmp_path, monkeypatch):
 @pytest.mark.parametrize("dtype", [np.float64, np.uint8])
 @ROTATIONS
 def test_encode_copies_no_large_array(rotation, dtype, monkeypatch):
-    monkeypatch.setattr("skdpq.product_quantizer._BLOCK", 2**14)
+    monkeypatch.setattr("skdpq.product_quantizer._BLOCK_VALUES", 2**14)
     quantizer = ProductQuantizer(4, 16, rotation=rotation, max_iter_rotation=2, random_state=0).fit(X)
     large = np.tile(X, (100, 1)).astype(dtype)
     tracemalloc.start()

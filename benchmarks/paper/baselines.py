@@ -127,7 +127,7 @@ class SUBIC(Codebooks):
             part_layer_sizes=self.part_layer_sizes,
             dropout=self.dropout,
         )
-        network.initialise(torch.Generator().manual_seed(self.seed))
+        network.initialize(torch.Generator().manual_seed(self.seed))
         network.to(DEVICE)
         self.codebooks_ = np.tile(np.eye(self.K, dtype=np.float32), (self.M, 1, 1))
         self._train(units, y, **self.own)
@@ -160,7 +160,7 @@ class SUBIC(Codebooks):
                 step += 1
                 for group in optimizer.param_groups:
                     group["lr"] = learning_rate * min(1, 20 * step / n_steps, 2 * (1 - (step - 1) / n_steps))
-                p = network.distributions(X[batch])
+                p = torch.softmax(network.logits(X[batch]), dim=-1)
                 logits = network.classifier(concatenate_parts(p))
                 loss = cross_entropy(logits, y[batch], label_smoothing=self.label_smoothing)
                 loss = loss + self.sample_entropy * entropy(p).mean() - self.batch_entropy * entropy(p.mean(1)).mean()
@@ -171,7 +171,7 @@ class SUBIC(Codebooks):
     @torch.inference_mode()
     def soft(self, X):
         """Return p, concatenated."""
-        blocks = [self.network_.distributions(x) for x in self._to_tensor(X).split(1000)]
+        blocks = [torch.softmax(self.network_.logits(x), dim=-1) for x in self._to_tensor(X).split(1000)]
         return torch.cat([concatenate_parts(p) for p in blocks]).cpu().numpy()
 
     def encode(self, X):

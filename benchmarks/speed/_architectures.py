@@ -34,7 +34,7 @@ class Case:
         names = ("M", "K", "D", "hidden_layer_sizes", "part_layer_sizes")
         params = DEFAULTS | self.params
         network = DPQNetwork(self.n_features, self.n_classes, **{name: params[name] for name in names})
-        network.initialise(torch.Generator().manual_seed(0))
+        network.initialize(torch.Generator().manual_seed(0))
         return network
 
 

@@ -21,7 +21,7 @@ import numpy as np
 from _common import head, machine, make_parser, memory, row, seconds
 
 from skdpq import DPQClassifier
-from skdpq._learning import batches  # what fits into memory is no parameter
+from skdpq._learning import samples  # what fits into memory is no parameter
 
 N_FEATURES, N_CLASSES = 128, 100
 
@@ -80,8 +80,8 @@ def main():
         y = write(path, options.n, centers)
         print(f"{options.n} x {N_FEATURES} samples, {os.path.getsize(path) / 2**20:.0f} MiB; {options.epochs} epochs\n")
         print(head("", "accuracy from codes", "allocated, MiB", "of the file, MiB", "fit, s"))
-        for name, in_memory in (("streamed", batches.IN_MEMORY), ("in memory", np.inf)):
-            batches.IN_MEMORY = in_memory
+        for name, in_memory in (("streamed", samples.IN_MEMORY_BYTES), ("in memory", np.inf)):
+            samples.IN_MEMORY_BYTES = in_memory
             X = np.load(path, mmap_mode="r")
             clf = DPQClassifier(M=4, K=64, max_iter=options.epochs, random_state=0)
             with Peak() as peak:

@@ -1,13 +1,42 @@
-"""Where training batches come from: tensors in memory, or rows of an array that is converted a chunk at a time."""
+"""Batches of training samples: tensors in memory, or rows of an array that is converted a chunk at a time.
+
+`BaseDPQ` makes a source of batches, and `training` asks it for the batches of each epoch. A source holds no sample of
+weight zero: such a sample is not there.
+"""
 
 import math
 
 import numpy as np
 import torch
 
-IN_MEMORY = 2**28  # bytes of float32 up to which all samples are converted at once: 256 MB
-_CHUNK = 2**14  # bytes of float32 that are read in one piece
-_MIXED = 2**13  # pieces in memory at a time, whose samples are shuffled together: 128 MB
+from .samples import fits_in_memory
+
+_CHUNK_BYTES = 2**14  # of float32 that are read in one piece
+_MIXED_CHUNKS = 2**13  # in memory at a time, whose samples are shuffled together: 128 MB
+
+
+def make_batches(samples, batch_size, inputs, dtype, device):
+    """Return the source of training batches.
+
+    Parameters
+    ----------
+    samples : Samples
+        From `Samples.present`.
+    batch_size : int
+        Samples a batch at most.
+    inputs : Inputs
+        Converts them.
+    dtype, device : torch.dtype, torch.device
+        Of the network.
+
+    Returns
+    -------
+    batches : InMemory or Streamed
+        Has `epoch(generator)`, `n_batches` and a length, the number of samples.
+    """
+    if fits_in_memory(samples.X.size):
+        return InMemory(*samples.tensors(inputs, dtype, device), batch_size)
+    return Streamed(samples.X, samples.y, samples.weight, batch_size, inputs.tensor, device)
 
 
 class InMemory:
@@ -61,7 +90,7 @@ class Streamed:
     def __init__(self, X, y, weight, batch_size, convert, device):
         self.X, self.y, self.weight = X, y, weight
         self.batch_size, self.convert, self.device = batch_size, convert, device
-        self.size = max(1, _CHUNK // (4 * math.prod(X.shape[1:])))
+        self.size = max(1, _CHUNK_BYTES // (4 * math.prod(X.shape[1:])))
         starts = np.arange(0, len(X), self.size)
         self.starts = starts[np.add.reduceat(weight, starts) > 0]
         self.n = int(np.count_nonzero(weight))
@@ -73,8 +102,8 @@ class Streamed:
     def epoch(self, generator):
         """Yield the batches of an epoch: X, y and weight, and which rows of them."""
         starts = self.starts[torch.randperm(len(self.starts), generator=generator).numpy()]
-        for first in range(0, len(starts), _MIXED):
-            chunks = [slice(start, start + self.size) for start in starts[first : first + _MIXED]]
+        for first in range(0, len(starts), _MIXED_CHUNKS):
+            chunks = [slice(start, start + self.size) for start in starts[first : first + _MIXED_CHUNKS]]
             X = self.convert(np.concatenate([self.X[chunk] for chunk in chunks]))
             y = torch.from_numpy(np.concatenate([self.y[chunk] for chunk in chunks]))
             weight = torch.from_numpy(np.concatenate([self.weight[chunk] for chunk in chunks])).to(X.dtype)

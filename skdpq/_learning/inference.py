@@ -1,82 +1,111 @@
-"""From features to codes or to soft on the CPU, in blocks that stay in the cache, a thread each."""
+"""The encoder: codes, or soft, of many samples, by one loop over blocks for every network and every device.
+
+`_base.BaseDPQ` calls it. The logits of a block stay in the cache of the thread that computes them, and the result does
+not depend on the number of threads.
+"""
 
 import math
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import torch
 
-from .._threads import limited_threads
-from .fast_step.recording import Tape, record_codes, record_logits
-from .network import split_parts
+from .._threads import limited_threads, run
+from .network import Activations, layers, most_probable, split_parts
 
-_BLOCK = 2**19  # logits (M, B, K), and entries of p, at a time in each thread: 2 MB in float32, a large L2 cache
-_WORTH_THREADS = 2**26  # multiply-adds
+_CPU_BLOCK_ENTRIES = 2**19  # logits (M, B, K) at a time in each thread: 2 MB of float32, a large L2 cache
+_DEVICE_BLOCK_ENTRIES = 2**24  # the same on an accelerator: 64 MB
+_CPU_BLOCK_ROWS, _DEVICE_BLOCK_ROWS = 2**11, 2**13  # at most; a backbone may need much memory for each
+_WORTH_THREADS_PRODUCTS = 2**26  # multiply-adds
 
 
-def encode_features(parameters, X, convert, result):
+def infer(parameters, X, convert, result, backbone=None):
     """Write the codes, or soft, of samples to an array.
 
     Parameters
     ----------
     parameters : dict of str to Tensor
-        Of a `DPQNetwork` without a backbone, by name; on the CPU.
-    X : ndarray of shape (n, n_units)
+        By their names in `DPQNetwork`, on the device that computes.
+    X : ndarray of shape (n, ...)
         Samples.
     convert : callable
-        `convert(rows, out)` writes rows of X to a tensor, as the network takes them.
+        `convert(rows, out)` writes rows of X to a tensor on the CPU, as the network takes them.
     result : ndarray of shape (n, M) or (n, M * D)
         Filled with codes if it holds integers, else with soft (equation 3).
+    backbone : Module, default=None
+        In front of the network, on its device and in evaluation mode; called from this thread alone.
 
     Returns
     -------
     finite : bool
-        Whether the logits of all samples are.
+        Whether the largest logit of each part of each sample is finite.
     """
     M, K, _ = parameters["codebooks"].shape
-    soft = result.dtype.kind == "f"
-    size = max(1, _BLOCK // (M * K * (1 + soft)))
-    starts = iter(range(0, len(X), size))
+    on_cpu = parameters["codebooks"].device.type == "cpu"
+    n_entries, n_rows = (_CPU_BLOCK_ENTRIES, _CPU_BLOCK_ROWS) if on_cpu else (_DEVICE_BLOCK_ENTRIES, _DEVICE_BLOCK_ROWS)
+    size = max(1, min(n_rows, n_entries // (M * K)))
+    starts = iter(range(0, len(X), size))  # of the blocks that are left, for all threads
 
     def work():
-        torch.get_num_threads()  # torch sets a thread's limit at its first call, which must not come after ours
-        recorded, finite = {}, True
-        with limited_threads(1), torch.inference_mode():
-            for start in starts:
-                rows = X[start : start + size]
-                if len(rows) not in recorded:
-                    recorded[len(rows)] = _Recorded(parameters, rows.shape, soft)
-                block = recorded[len(rows)]
-                convert(rows, block.x)
-                block.tape.run()
-                result[start : start + size] = block.result
-                finite &= np.isfinite(block.check).all()
-        return finite
+        return _infer_blocks(parameters, X, convert, result, backbone, starts, size)
 
-    n_products = len(X) * sum(p.numel() for name, p in parameters.items() if name.startswith(("trunk.", "parts.")))
-    n_threads = min(torch.get_num_threads(), math.ceil(len(X) / size)) if n_products >= _WORTH_THREADS else 1
-    if n_threads == 1:
+    def work_beside_others(_):
+        torch.get_num_threads()  # may set a limit in a new thread, which must not come after ours
+        with limited_threads(1):
+            return work()
+
+    if not on_cpu or backbone is not None:
         return work()
-    with ThreadPoolExecutor(n_threads) as pool:
-        done = [pool.submit(work) for _ in range(n_threads)]
-    return all(future.result() for future in done)
+    n_products = len(X) * sum(weight.numel() for name in ("trunk", "parts") for weight, _ in layers(parameters, name))
+    n_threads = min(torch.get_num_threads(), math.ceil(len(X) / size)) if n_products >= _WORTH_THREADS_PRODUCTS else 1
+    return all(run(work_beside_others, range(n_threads), n_threads))
 
 
-class _Recorded:
-    """The calls for a block of samples, from `x` to `result`; `check` is finite if their logits are."""
+def _infer_blocks(parameters, X, convert, result, backbone, starts, size):
+    """Write the codes, or soft, of blocks to an array; return whether their largest logits are finite."""
+    device, dtype = parameters["codebooks"].device, parameters["codebooks"].dtype
+    soft = result.dtype.kind == "f"
+    blocks = {}  # by their numbers of samples: all but the last have the same
+    finite = True
+    with torch.inference_mode():
+        for start in starts:
+            rows = X[start : start + size]
+            if len(rows) not in blocks:
+                blocks[len(rows)] = (_SoftBlock if soft else _CodesBlock)(parameters, len(rows))
+            x = torch.empty(rows.shape, dtype=dtype)
+            convert(rows, x)
+            x = x.to(device)
+            finite &= blocks[len(rows)].write(x if backbone is None else backbone(x), result[start : start + size])
+    return bool(finite)
 
-    def __init__(self, parameters, shape, soft):
-        codebooks = parameters["codebooks"]
-        M, _, D = codebooks.shape
-        self.tape = tape = Tape(codebooks.dtype)
-        self.x = tape.new(*shape)
-        logits = record_logits(tape, parameters, self.x, M, parameters["parts.0.weight"].shape[1])[1][-1]
-        if soft:
-            p, result = tape.new(*logits.shape), tape.new(shape[0], M * D)
-            tape(torch.softmax, logits, -1, out=p)
-            tape(torch.bmm, p, codebooks, out=split_parts(result, M, D))
-            self.result, self.check = result.numpy(), p[:, :, 0].numpy()  # where one logit is not, all of p is NaN
-        else:
-            codes, largest = record_codes(tape, logits), tape.new(*logits.shape[:2], 1)
-            tape(torch.gather, logits, 2, codes[:, :, None], out=largest)
-            self.result, self.check = codes.numpy().T, largest.numpy()
+
+class _CodesBlock:
+    """Codes of a block of B samples."""
+
+    def __init__(self, parameters, B):
+        self._activations = Activations(parameters, B)
+
+    def write(self, x, result):
+        """Write the codes of x (B, n_units) to an array (B, M); return whether their logits are finite."""
+        logits = self._activations.fill(x)
+        codes = most_probable(logits)
+        result[...] = codes.cpu().numpy().T
+        return np.isfinite(logits.gather(2, codes[:, :, None]).cpu().numpy()).all()
+
+
+class _SoftBlock:
+    """Soft of a block of B samples."""
+
+    def __init__(self, parameters, B):
+        self._activations = Activations(parameters, B)
+        self._codebooks = parameters["codebooks"]
+        M, K, D = self._codebooks.shape
+        self._p = self._codebooks.new_empty(M, B, K)
+        self._soft = self._codebooks.new_empty(B, M * D)
+        self._soft_of_parts = split_parts(self._soft, M, D)
+
+    def write(self, x, result):
+        """Write soft of x (B, n_units) to an array (B, M * D); return whether p is finite."""
+        torch.softmax(self._activations.fill(x), -1, out=self._p)
+        torch.bmm(self._p, self._codebooks, out=self._soft_of_parts)
+        result[...] = self._soft.cpu().numpy()
+        return np.isfinite(self._p[:, :, 0].cpu().numpy()).all()  # where the largest logit is not, all of p is NaN

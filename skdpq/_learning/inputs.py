@@ -1,83 +1,153 @@
-"""How samples become what the network takes: tensors of standardised features, or units of a backbone."""
+"""Inputs of the network: tensors of standardized features, or the units that a backbone makes of samples.
+
+`BaseDPQ` calls this room. Samples stay arrays, and are converted a block at a time, so nothing here copies X whole but
+where a tensor or units of all of it are asked for.
+"""
 
 import copy
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils import gen_batches
 
-from . import batches as _batches
-from .batches import InMemory, Streamed
-
-AT_ONCE = 1024  # samples that a backbone takes at a time outside training
-_SCALER_STATE = ("mean_", "var_", "scale_", "n_samples_seen_")
+BACKBONE_SAMPLES = 1024  # that a backbone takes at a time outside training
+_BLOCK_SAMPLES = 8192  # converted at a time
+_SCALING = ("mean_", "var_", "scale_", "n_samples_seen_")
 
 
-class SamplesMixin:
-    """Standardises and converts samples, for an estimator that may have a backbone."""
+class Inputs(NamedTuple):
+    """How samples become what the network takes.
 
-    def _standardise(self, X, sample_weight, first=True):
-        """Learn the weighted mean and standard deviation of the features, block by block; not with a backbone."""
-        scaler = StandardScaler()
-        if not first:
-            for name in _SCALER_STATE:
-                setattr(scaler, name, copy.copy(getattr(self, name)))
-        if self.backbone is None:
-            for block in gen_batches(len(X), 8192):
-                scaler.partial_fit(X[block], sample_weight=sample_weight[block])
-            if not np.isfinite(scaler.scale_).all():
-                raise ValueError("Expected X of finite variance, got values too large for it.")
-        for name in _SCALER_STATE:
-            setattr(self, name, getattr(scaler, name, None))
+    Attributes
+    ----------
+    mean, scale : ndarray of shape (n_features,) or None
+        Mean and standard deviation of the features; None where samples are taken as they are.
+    backbone : Module or None
+        Computes units outside training.
+    """
 
-    def _units(self, X, backbone, network):
-        """Return what the backbone makes of X, an array; X itself without."""
-        if backbone is None:
-            return X
-        backbone.eval()
-        units = np.empty((len(X), network.n_units), dtype=np.float32)
-        with torch.inference_mode():
-            for rows in gen_batches(len(X), AT_ONCE):
-                x = self._to_tensor(X[rows], torch.float32).to(network.codebooks.device)
-                units[rows] = backbone(x).cpu().numpy()
-        return units
+    mean: np.ndarray | None
+    scale: np.ndarray | None
+    backbone: torch.nn.Module | None = None
 
-    def _tensors(self, X, y, weight, network):
-        dtype = network.codebooks.dtype
-        return self._to_tensor(X, dtype), torch.from_numpy(y), torch.from_numpy(weight).to(dtype)
+    def convert(self, X, out):
+        """Write samples, standardized, to a tensor on the CPU.
 
-    def _make_batches(self, X, y, weight, network, device):
-        """Return the source of training batches."""
-        if 4 * X.size > _batches.IN_MEMORY:
-            return Streamed(X, y, weight, self.batch_size, lambda rows: self._to_tensor(rows, torch.float32), device)
-        if not weight.all():
-            kept = weight > 0
-            X, y, weight = X[kept], y[kept], weight[kept]
-        return InMemory(*(tensor.to(device) for tensor in self._tensors(X, y, weight, network)), self.batch_size)
-
-    def _to_tensor(self, X, dtype):
-        """Convert samples to a tensor that shares no memory with X, block by block."""
-        tensor = torch.empty(X.shape, dtype=dtype)
-        for start in range(0, len(X), 8192):
-            self._convert(X[start : start + 8192], tensor[start : start + 8192])
-        return tensor
-
-    def _convert(self, X, out):
-        """Write samples to a tensor on the CPU, standardised without a backbone."""
+        Parameters
+        ----------
+        X : ndarray of shape (n, ...)
+            Samples, of any real dtype.
+        out : Tensor of shape (n, ...)
+            Receives them.
+        """
         precise = np.float32 if X.dtype in (np.float16, np.float32) else np.float64
         out, X = out.numpy(), X.astype(precise, copy=False)
-        if self.mean_ is None:
+        if self.mean is None:
             out[...] = X
         elif out.dtype == precise:
-            np.subtract(X, self.mean_.astype(precise), out=out)
-            out /= self.scale_.astype(precise)
+            np.subtract(X, self.mean.astype(precise), out=out)
+            out /= self.scale.astype(precise)
         else:
-            out[...] = (X - self.mean_) / self.scale_
+            out[...] = (X - self.mean) / self.scale
+
+    def tensor(self, X, dtype=torch.float32):
+        """Return samples as a tensor on the CPU that shares no memory with X."""
+        tensor = torch.empty(X.shape, dtype=dtype)
+        for rows in gen_batches(len(X), _BLOCK_SAMPLES):
+            self.convert(X[rows], tensor[rows])
+        return tensor
+
+    def units(self, X, device):
+        """Return what the backbone, which is on a device, makes of samples: an array. X itself without a backbone."""
+        if self.backbone is None:
+            return X
+        self.backbone.eval()
+        with torch.inference_mode():
+            blocks = (self.tensor(X[rows]).to(device) for rows in gen_batches(len(X), BACKBONE_SAMPLES))
+            return np.concatenate([self.backbone(block).float().cpu().numpy() for block in blocks])
+
+    def blocks(self, samples, dtype, device):
+        """Yield the units, or standardized features, of samples and their weights, a block at a time.
+
+        Parameters
+        ----------
+        samples : Samples
+            The samples.
+        dtype : torch.dtype
+            In which features are standardized.
+        device : torch.device
+            Where the backbone is.
+
+        Yields
+        ------
+        units, weight : ndarray of shape (n_block, n_units), (n_block,)
+            A block.
+        """
+        for rows in gen_batches(len(samples.X), BACKBONE_SAMPLES):
+            X = samples.X[rows]
+            units = self.tensor(X, dtype).numpy() if self.backbone is None else self.units(X, device)
+            yield units, samples.weight[rows]
+
+
+def learn_scaling(X, sample_weight, scaling=None):
+    """Learn the weighted mean and standard deviation of features, block by block.
+
+    Parameters
+    ----------
+    X : ndarray of shape (n, n_features)
+        Samples.
+    sample_weight : ndarray of shape (n,)
+        Their weights.
+    scaling : dict, default=None
+        What was learned from earlier samples, to be refined.
+
+    Returns
+    -------
+    scaling : dict
+        ``mean_``, ``var_``, ``scale_`` and ``n_samples_seen_`` of a StandardScaler.
+
+    Raises
+    ------
+    ValueError
+        If a variance is not finite.
+    """
+    scaler = StandardScaler()
+    for name, value in (scaling or {}).items():
+        setattr(scaler, name, copy.copy(value))  # the scaler changes it in place
+    for rows in gen_batches(len(X), _BLOCK_SAMPLES):
+        scaler.partial_fit(X[rows], sample_weight=sample_weight[rows])
+    if not np.isfinite(scaler.scale_).all():
+        raise ValueError("Expected X of finite variance, got values too large for it.")
+    return {name: getattr(scaler, name) for name in _SCALING}
+
+
+def no_scaling():
+    """Return what `learn_scaling` returns, for samples that are taken as they are."""
+    return dict.fromkeys(_SCALING)
 
 
 def output_width(backbone, X):
-    """Return the number of units that the backbone gives for a sample."""
+    """Return the number of units that a backbone gives for a sample.
+
+    Parameters
+    ----------
+    backbone : Module
+        The backbone; moved to the CPU, and left in evaluation mode.
+    X : ndarray of shape (n, ...)
+        Samples, of which two are tried.
+
+    Returns
+    -------
+    n_units : int
+        The number of units.
+
+    Raises
+    ------
+    ValueError
+        If it does not return (n, n_units).
+    """
     backbone.to("cpu").eval()
     with torch.no_grad():
         output = backbone(torch.from_numpy(X[:2].astype(np.float32)))

@@ -6,6 +6,7 @@ Activations of the parts are laid out (M, B, .), so that one batched matrix prod
 from itertools import pairwise
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -18,7 +19,7 @@ class DPQOutput(NamedTuple):
     p : Tensor of shape (M, B, K)
         Distribution p_m of every part over its codewords.
     codes : Tensor of shape (M, B), int64
-        k* = argmax_k p_m(k), the lowest such k.
+        k* = argmax_k p_m(k), from `most_probable`.
     soft, hard : Tensor of shape (B, M * D)
         Equations 3 and 4.
     """
@@ -58,6 +59,13 @@ class SoftAndHard(torch.autograd.Function):
         return grad_p, None, grad_codebooks.reshape(M, K, D)
 
 
+class Linear(nn.Linear):
+    """A linear layer; its parameters are uninitialized until `DPQNetwork.initialize`."""
+
+    def reset_parameters(self):
+        """Draw nothing: a network is also made for parameters that were fitted before."""
+
+
 class PartLinear(nn.Module):
     """M independent linear layers as one batched matrix product.
 
@@ -78,7 +86,7 @@ class PartLinear(nn.Module):
 
 
 class DPQNetwork(nn.Module):
-    """Deep Product Quantization network (section 3); its parameters are uninitialised until `initialise`.
+    """Deep Product Quantization network (section 3); its parameters are uninitialized until `initialize`.
 
     Parameters
     ----------
@@ -108,7 +116,7 @@ class DPQNetwork(nn.Module):
         self.dropout = dropout
         self.backbone = backbone
         widths = [n_units, *hidden_layer_sizes]
-        self.trunk = nn.ModuleList(nn.utils.skip_init(nn.Linear, a, b) for a, b in pairwise(widths))
+        self.trunk = nn.ModuleList(Linear(a, b) for a, b in pairwise(widths))
         # Units that do not divide are dropped, as in section 4; where there are fewer units than parts, every part
         # reads all of them.
         self.N = widths[-1] // M or widths[-1]
@@ -116,7 +124,7 @@ class DPQNetwork(nn.Module):
         self.parts = nn.ModuleList(PartLinear(M, a, b) for a, b in pairwise(widths))
         D = self.N if D is None else D
         self.codebooks = nn.Parameter(torch.empty(M, K, D))
-        self.classifier = nn.utils.skip_init(nn.Linear, M * D, n_classes) if n_classes else None
+        self.classifier = Linear(M * D, n_classes) if n_classes else None
         self.class_centers = nn.Parameter(torch.empty(n_classes, M * D))
 
     def train(self, mode=True):
@@ -127,7 +135,7 @@ class DPQNetwork(nn.Module):
         return self
 
     @torch.no_grad()
-    def initialise(self, generator):
+    def initialize(self, generator):
         """Draw all parameters but the backbone's.
 
         Layers are uniform in +-1/sqrt(fan-in). Codewords start with an expected squared norm of one whatever D is:
@@ -150,20 +158,20 @@ class DPQNetwork(nn.Module):
         """Return all parameters but the backbone's, by their names, as arrays that share their memory."""
         return {name: tensor.numpy() for name, tensor in self.state_dict().items() if not name.startswith("backbone.")}
 
-    def distributions(self, x, generator=None):
-        """Compute p_m, the distribution of every part over its codewords.
+    def logits(self, x, generator=None):
+        """Compute the logits of p_m, the distribution of every part over its codewords.
 
         Parameters
         ----------
         x : Tensor of shape (B, n_units), or what the backbone takes
             The batch.
         generator : torch.Generator, default=None
-            Draws what to drop in training mode, on the device of the network.
+            Draws the dropout in training mode, on the device of the network.
 
         Returns
         -------
-        p : Tensor of shape (M, B, K)
-            Rows sum to one.
+        logits : Tensor of shape (M, B, K)
+            Before the softmax.
         """
         if self.backbone is not None:
             x = self.backbone(x)
@@ -171,11 +179,11 @@ class DPQNetwork(nn.Module):
             kept = torch.empty_like(x).bernoulli_(1 - self.dropout, generator=generator)
             x = x * kept.div_(1 - self.dropout)
         for layer in self.trunk:
-            x = torch.relu(layer(x))
+            x = layer(x).relu_()
         s = split_parts(x, self.M, self.N)
         for layer in self.parts[:-1]:
-            s = torch.relu(layer(s))
-        return torch.softmax(self.parts[-1](s), dim=-1)
+            s = layer(s).relu_()
+        return self.parts[-1](s)
 
     def forward(self, x, generator=None):
         """Compute p, the codes and both representations of a batch.
@@ -185,16 +193,77 @@ class DPQNetwork(nn.Module):
         x : Tensor of shape (B, n_units), or what the backbone takes
             The batch.
         generator : torch.Generator, default=None
-            As for `distributions`.
+            As for `logits`.
 
         Returns
         -------
         output : DPQOutput
             Tensors on the device of the parameters.
         """
-        p = self.distributions(x, generator)
-        codes = p.argmax(dim=-1)
+        logits = self.logits(x, generator)
+        p, codes = torch.softmax(logits, dim=-1), most_probable(logits)
         return DPQOutput(p, codes, *SoftAndHard.apply(p, codes, self.codebooks))
+
+
+class Activations:
+    """What the layers make of a batch, in buffers that serve one batch after another; without autograd.
+
+    New memory for each batch would cost as much as small products do: the operating system clears it, and it is not in
+    the cache.
+
+    Parameters
+    ----------
+    parameters : dict of str to Tensor
+        By their names in `DPQNetwork`.
+    B : int
+        Samples of a batch.
+
+    Attributes
+    ----------
+    units : list of Tensor of shape (B, .)
+        The batch, and the output of each layer of the trunk.
+    s : list of Tensor of shape (M, B, .)
+        Sub-vectors s_m, and the output of each layer of the part networks: last the logits (M, B, K).
+    """
+
+    def __init__(self, parameters, B):
+        self._trunk = [(weight.T, bias) for weight, bias in layers(parameters, "trunk")]
+        self._parts = layers(parameters, "parts")
+        self.units = [None, *(bias.new_empty(B, len(bias)) for _, bias in self._trunk)]
+        self.s = [None, *(bias.new_empty(len(bias), B, bias.shape[2]) for _, bias in self._parts)]
+
+    def fill(self, x):
+        """Compute the layers as `DPQNetwork.logits` does, for units x (B, n_units); return the logits."""
+        units, s = self.units, self.s
+        units[0] = x
+        for i, (weight, bias) in enumerate(self._trunk):
+            torch.addmm(bias, units[i], weight, out=units[i + 1]).relu_()
+        M, N, _ = self._parts[0][0].shape
+        s[0] = split_parts(units[-1], M, N)
+        for i, (weight, bias) in enumerate(self._parts):
+            torch.baddbmm(bias, s[i], weight, out=s[i + 1])
+            if i + 1 < len(self._parts):
+                s[i + 1].relu_()
+        return s[-1]
+
+
+def layers(parameters, name):
+    """Return the weight and the bias of each layer of the trunk or of the part networks, by `name`."""
+    found = []
+    while f"{name}.{len(found)}.weight" in parameters:
+        found.append((parameters[f"{name}.{len(found)}.weight"], parameters[f"{name}.{len(found)}.bias"]))
+    return found
+
+
+def most_probable(logits):
+    """Return the codes (M, B) of logits (M, B, K): k* = argmax_k, the lowest such k, and NaN above all.
+
+    They are of the logits, because the softmax may round two of them to one probability.
+    """
+    logits = logits.detach()
+    if logits.device.type == "cpu":
+        return torch.from_numpy(np.argmax(logits.numpy(), axis=-1))  # several times as fast as torch's
+    return logits.argmax(dim=-1)
 
 
 def concatenate_parts(x):

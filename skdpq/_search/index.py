@@ -9,11 +9,11 @@ import copy
 
 import numpy as np
 
-from .._codes import check_codes, code_dtype, decode
+from .._codes import check_codes, code_dtype
 from . import scan_numba
+from .results import without_self
 from .segments import build, distinct_rows, keep, merge
-from .tables import check_range, lut_asymmetric, lut_symmetric
-from .topk import without_self
+from .tables import Queries
 
 _MAX_ID = 2**63 - 2  # so that the id after it is an int64 too
 
@@ -21,9 +21,11 @@ _MAX_ID = 2**63 - 2  # so that the id after it is an int64 too
 class CodeIndex:
     """Codes and their ids; ties in distance are broken by id.
 
-    The codes are kept in segments (`_segments.Segment`), of which each has more than twice the items of the next:
+    An index never changes: `add` and `remove` return another, so whoever holds one may search it meanwhile.
+
+    The codes are kept in segments (`segments.Segment`), of which each has more than twice the items of the next:
     additions make small ones, which are merged as they grow. So adding costs a few sorts of each item in all, and
-    there are never more than some twenty segments.
+    there are never more than some twenty segments. Indexes share the segments that they have in common.
 
     Parameters
     ----------
@@ -37,7 +39,7 @@ class CodeIndex:
     segments : tuple of Segment
         The database.
     next_id : int
-        The id that `add` gives next; ids are not given again after their removal.
+        The id that the next item gets by default; ids are not given again after their removal.
     """
 
     def __init__(self, codebooks):
@@ -64,8 +66,8 @@ class CodeIndex:
     def _in_segments(self, name):
         return np.concatenate([np.empty(0, np.int64), *(getattr(segment, name) for segment in self.segments)])
 
-    def through(self, codebooks):
-        """Return the same database read through other codebooks, such as normalised ones.
+    def with_codebooks(self, codebooks):
+        """Return the same database with other codebooks, such as normalized ones.
 
         Parameters
         ----------
@@ -74,8 +76,8 @@ class CodeIndex:
 
         Returns
         -------
-        view : CodeIndex
-            Shares codes and ids; for searching alone.
+        index : CodeIndex
+            A new index.
 
         Raises
         ------
@@ -85,12 +87,10 @@ class CodeIndex:
         codebooks = _check_codebooks(codebooks)
         if codebooks.shape[:2] != self.codebooks.shape[:2]:
             raise ValueError(f"Expected codebooks of shape {self.codebooks.shape[:2]} + (D,), got {codebooks.shape}.")
-        view = copy.copy(self)
-        view.codebooks = codebooks
-        return view
+        return self._replace(codebooks=codebooks)
 
     def add(self, codes, ids=None):
-        """Add codes.
+        """Return an index with codes added.
 
         Parameters
         ----------
@@ -101,13 +101,13 @@ class CodeIndex:
 
         Returns
         -------
-        ids : ndarray of shape (n_new,), int64
-            The ids of the new items.
+        index : CodeIndex
+            With them; this one stays as it is.
 
         Raises
         ------
         ValueError
-            If the codes do not fit the codebooks or the ids are not new; the index is then as it was.
+            If the codes do not fit the codebooks or the ids are not new.
         """
         M, K, _ = self.codebooks.shape
         codes = check_codes(codes, M, K)
@@ -127,23 +127,29 @@ class CodeIndex:
                     raise ValueError(f"Expected ids that are not in the index yet, got {ids[known][:5].tolist()}.")
         if len(self) + len(codes) >= 2**32:
             raise ValueError(f"Expected fewer than 2**32 items in an index, got {len(self) + len(codes)}.")
-        if len(codes):
-            self.segments = _settle((*self.segments, build(codes, ids)))
-            self.next_id = max(self.next_id, int(ids.max()) + 1)
-        return ids
+        if len(codes) == 0:
+            return self
+        return self._replace(
+            segments=_compact((*self.segments, build(codes, ids))), next_id=max(self.next_id, int(ids.max()) + 1)
+        )
 
     def remove(self, ids):
-        """Remove codes by their ids.
+        """Return an index with items removed.
 
         Parameters
         ----------
         ids : array-like of shape (n_removed,)
             Integers in the index.
 
+        Returns
+        -------
+        index : CodeIndex
+            Without them; this one stays as it is.
+
         Raises
         ------
         ValueError
-            If an id is not in the index; it is then as it was.
+            If an id is not in the index.
         """
         ids = _check_ids(ids)
         unknown = ~np.isin(ids, self._in_segments("ids"))
@@ -153,7 +159,13 @@ class CodeIndex:
         for segment in self.segments:
             kept = ~np.isin(segment.ids, ids)
             segments.append(segment if kept.all() else keep(segment, kept))
-        self.segments = _settle(segment for segment in segments if segment is not None)
+        return self._replace(segments=_compact(segment for segment in segments if segment is not None))
+
+    def _replace(self, **attributes):
+        """Return an index with some attributes replaced; it shares the others."""
+        index = copy.copy(self)
+        vars(index).update(attributes)
+        return index
 
     def tables(self, queries, symmetric):
         """Compute the look-up tables of a block of queries.
@@ -175,13 +187,9 @@ class CodeIndex:
         ValueError
             If the queries are not of the expected shape, codes out of range, or distances beyond float32.
         """
-        queries = self._checked(queries, symmetric)
-        tables = (lut_symmetric if symmetric else lut_asymmetric)(self.codebooks, queries)
-        if tables.size:
-            check_range(tables.max(), len(self.codebooks))
-        return tables
+        return self._queries(queries, symmetric).tables(slice(None))
 
-    def kneighbors(self, queries, k, *, symmetric, n_jobs=None, device=None):
+    def kneighbors(self, queries, k, *, symmetric, n_jobs=None, device=None, plan=None):
         """Find the k nearest items, ordered by (distance, id).
 
         Parameters
@@ -196,6 +204,8 @@ class CodeIndex:
             Threads, as in joblib.
         device : torch.device, default=None
             Where torch searches instead, to the same result; `n_jobs` does not matter then.
+        plan : scan_numba.Plan or scan_torch.Plan, default=None
+            How the work is shared out, to the same result.
 
         Returns
         -------
@@ -211,22 +221,26 @@ class CodeIndex:
         """
         if not 1 <= k <= len(self):
             raise ValueError(f"Expected k from 1 to {len(self)}, the number of items, got {k}.")
-        queries, rows = self._distinct(queries, symmetric)
-        distances, ids = self._nearest(queries, k, symmetric, n_jobs, device)
-        return (distances, ids) if rows is None else (distances[rows], ids[rows])
+        queries = self._queries(queries, symmetric)
+        scan, plan = _choose_scan(n_jobs, device, plan)
+        if not symmetric or len(queries) < 2:
+            return scan.nearest(self.segments, queries, k, plan)
+        codes, rows = distinct_rows(queries.values)
+        distances, ids = scan.nearest(self.segments, Queries(self.codebooks, codes, True), k, plan)
+        return distances[rows], ids[rows]
 
-    def radius_neighbors(self, queries, limit, *, symmetric, n_jobs=None, device=None):
+    def radius_neighbors(self, queries, threshold, *, symmetric, n_jobs=None, device=None, plan=None):
         """Find all items up to a squared distance, ordered by (distance, id).
 
         Parameters
         ----------
         queries : ndarray of shape (n_queries, M) or (n_queries, M * D)
             Codes if `symmetric`, else soft representations.
-        limit : float32
+        threshold : float32
             Largest squared distance to return.
         symmetric : bool
             How to compare.
-        n_jobs, device
+        n_jobs, device, plan
             As for `kneighbors`.
 
         Returns
@@ -238,16 +252,17 @@ class CodeIndex:
         ids : ndarray of shape (n_results,), int64
             Ids of the items.
         """
-        return self._within_radius(queries, limit, symmetric, n_jobs, device)
+        scan, plan = _choose_scan(n_jobs, device, plan)
+        return scan.within_radius(self.segments, self._queries(queries, symmetric), np.float32(threshold), plan)
 
-    def all_kneighbors(self, k, *, n_jobs=None, device=None):
+    def all_kneighbors(self, k, *, n_jobs=None, device=None, plan=None):
         """Find the k nearest other items of each item by its code, symmetrically.
 
         Parameters
         ----------
         k : int
             Number of neighbours, from 1 to one less than the number of items.
-        n_jobs, device
+        n_jobs, device, plan
             As for `kneighbors`.
 
         Returns
@@ -265,8 +280,9 @@ class CodeIndex:
         n = len(self)
         if not 1 <= k < n:
             raise ValueError(f"Expected k from 1 to {n - 1}, the number of other items, got {k}.")
-        codes, code_of_item = self._distinct_codes()
-        distances, ids = self._nearest(codes, k + 1, True, n_jobs, device)
+        codes, code_of_item = distinct_rows(self.codes)
+        scan, plan = _choose_scan(n_jobs, device, plan)
+        distances, ids = scan.nearest(self.segments, Queries(self.codebooks, codes, True), k + 1, plan)
         starts = np.arange(len(codes) + 1) * (k + 1)
         indptr = np.arange(n + 1) * k
         return tuple(
@@ -274,14 +290,14 @@ class CodeIndex:
             for found in without_self(code_of_item, self.ids, starts, distances.ravel(), ids.ravel(), indptr)
         )
 
-    def all_radius_neighbors(self, limit, *, n_jobs=None, device=None):
+    def all_radius_neighbors(self, threshold, *, n_jobs=None, device=None, plan=None):
         """Find all other items up to a squared distance from each item by its code, symmetrically.
 
         Parameters
         ----------
-        limit : float32
+        threshold : float32
             Largest squared distance to return.
-        n_jobs, device
+        n_jobs, device, plan
             As for `kneighbors`.
 
         Returns
@@ -289,75 +305,46 @@ class CodeIndex:
         counts, distances, ids : ndarray
             As from `radius_neighbors`; the items in the order of `ids` are the queries.
         """
-        codes, code_of_item = self._distinct_codes()
-        counts, distances, ids = self._within_radius(codes, limit, True, n_jobs, device)
+        codes, code_of_item = distinct_rows(self.codes)
+        scan, plan = _choose_scan(n_jobs, device, plan)
+        queries = Queries(self.codebooks, codes, True)
+        counts, distances, ids = scan.within_radius(self.segments, queries, np.float32(threshold), plan)
         starts = np.concatenate(([0], np.cumsum(counts)))
-        counts = np.maximum(counts[code_of_item] - 1, 0)  # an item finds itself, unless the limit is negative
+        counts = np.maximum(counts[code_of_item] - 1, 0)  # an item finds itself, unless the threshold is negative
         indptr = np.concatenate(([0], np.cumsum(counts)))
         return counts, *without_self(code_of_item, self.ids, starts, distances, ids, indptr)
 
-    def _nearest(self, queries, k, symmetric, n_jobs, device):
-        if device is None:
-            return scan_numba.nearest(*self._scanned(queries, symmetric), k, n_jobs)
-        from . import scan_torch
-
-        return scan_torch.nearest(*self._scanned_by_torch(queries, symmetric), k, device)
-
-    def _within_radius(self, queries, limit, symmetric, n_jobs, device):
-        limit = np.float32(limit)
-        if device is None:
-            return scan_numba.within_radius(*self._scanned(queries, symmetric), limit, n_jobs)
-        from . import scan_torch
-
-        return scan_torch.within_radius(*self._scanned_by_torch(queries, symmetric), limit, device)
-
-    def _scanned(self, queries, symmetric):
-        """Return what `_scan` asks for."""
-        M, K, _ = self.codebooks.shape
-        return self.segments, lambda block: self.tables(queries[block], symmetric), len(queries), M, K
-
-    def _scanned_by_torch(self, queries, symmetric):
-        """Return what `scan_torch` asks for."""
-
-        def represent(block):
-            checked = self._checked(queries[block], symmetric)
-            return decode(checked, self.codebooks) if symmetric else checked
-
-        return self.segments, self.codebooks, represent, len(queries)
-
-    def _checked(self, queries, symmetric):
+    def _queries(self, queries, symmetric):
         """Return queries that fit the codebooks."""
         M, K, D = self.codebooks.shape
         if symmetric:
-            return check_codes(queries, M, K)
-        if np.shape(queries)[1:] != (M * D,):
+            queries = check_codes(queries, M, K)
+        elif np.shape(queries)[1:] != (M * D,):
             raise ValueError(f"Expected soft representations of shape (n, {M * D}), got {np.shape(queries)}.")
-        return queries
-
-    def _distinct(self, queries, symmetric):
-        """Return queries of which none is twice where they are codes, and each one's row among them."""
-        if not symmetric or len(queries) < 2:
-            return queries, None
-        M, K, _ = self.codebooks.shape
-        return distinct_rows(check_codes(queries, M, K))
-
-    def _distinct_codes(self):
-        """Return the distinct codes, and each item's row among them, in the order of `ids`."""
-        return distinct_rows(self.codes)
+        return Queries(self.codebooks, queries, symmetric)
 
 
-def _settle(segments):
+def _choose_scan(n_jobs, device, plan):
+    """Return the module that searches, torch's where a device is named, and its plan."""
+    if device is None:
+        return scan_numba, plan._replace(n_jobs=n_jobs) if plan else scan_numba.Plan(n_jobs)
+    from . import scan_torch
+
+    return scan_torch, plan._replace(device=device) if plan else scan_torch.Plan(device)
+
+
+def _compact(segments):
     """Merge segments until each has more than twice the items of the next."""
-    settled = []
+    compacted = []
     for segment in segments:
-        settled.append(segment)
+        compacted.append(segment)
         n_merged, n_items = 1, len(segment.ids)
-        while n_merged < len(settled) and len(settled[-n_merged - 1].ids) <= 2 * n_items:
+        while n_merged < len(compacted) and len(compacted[-n_merged - 1].ids) <= 2 * n_items:
             n_merged += 1
-            n_items += len(settled[-n_merged].ids)
+            n_items += len(compacted[-n_merged].ids)
         if n_merged > 1:
-            settled[-n_merged:] = [merge(settled[-n_merged:])]
-    return tuple(settled)
+            compacted[-n_merged:] = [merge(compacted[-n_merged:])]
+    return tuple(compacted)
 
 
 def _check_codebooks(codebooks):

@@ -1,87 +1,170 @@
-"""Numba scans over codes: the k nearest, all within a radius, and all distances.
+"""The loops over a segment's codes: the k nearest, all up to a threshold, and all distances.
 
-The distance of a code is the float32 sum of its table entries in the order of the parts; every scan returns exactly
-those, ordered by (distance, id). What makes a scan fast only decides which codes need not be looked at: entries are
-rounded down to 8 bits so that their sum bounds the distance from below, a block of codes is compared at a time
-(`_lookup`), and codes that begin alike are passed over together.
+`scan_numba` calls them, and `ranking` the last. The distance of a code is the float32 sum of its table entries in the
+order of the parts; every loop returns exactly those, by (distance, id). Kernels hold no lock (nogil) and run on one
+thread; callers run them side by side.
 
-Kernels take the arrays of a `_segments.Segment`, hold no lock (nogil) and run on one thread; callers run them side by
-side.
+What makes them fast only decides which codes need not be looked at. Table entries are rounded down to 8 bits, so that
+their sum bounds the distance from below (Quick ADC). The sums of a block of codes are compared at a time (`simd`).
+Codes that begin alike are passed over together. And each query begins where its own code would stand, so that its
+threshold, the largest distance that one of its k nearest may have, is soon a close one.
+
+What runs for every few blocks is inlined (`forceinline`): Numba counts references to the arrays that it passes to a
+function, and that took as long as the scan of a few blocks.
 """
+
+from typing import NamedTuple
 
 import numpy as np
 from numba import njit
 
-from .simd import BLOCK, mark_block, mark_queries, trailing_zeros
-from .topk import expand, keep_nearest, limit_of_nearest, make_key, merge_found, position_of, room
+from .simd import BLOCK_CODES, VECTOR_BYTES, mark_block, mark_queries, trailing_zeros
+from .topk import expand, keep_nearest, make_key, merge_found, position_of, room, threshold_of_nearest
 
-TOGETHER = 64  # queries whose sums are formed side by side where registers are not looked up in
-_CHUNK = 64  # blocks that all queries see in turn: 128 KB at M = 8, which stay in the L2 cache
-_TARGET = 254  # largest 8-bit sum that is not excluded
+TOGETHER_QUERIES = VECTOR_BYTES  # whose 8-bit sums are formed side by side where there is no SIMD look-up
+_CHUNK_BLOCKS = 64  # that all queries see in turn: 128 KB at M = 8, which stay in the L2 cache
+_MAX_SUM = 254  # largest 8-bit sum that is not excluded
+_LEADING_PARTS = 2  # whose sums codes that begin alike have in common
 _ROUNDING = 2.0**-23  # twice the relative error of a float32 operation
 
 
+class _Filter(NamedTuple):
+    """What decides whether a query lets a code through: a distance up to the threshold.
+
+    Attributes
+    ----------
+    table : ndarray of shape (M, K), float32
+        The query's look-up table.
+    table_u8 : ndarray of shape (M, 64 * n_registers), uint8
+        Its entries rounded down by `quantize`; not read if `n_registers` is 0.
+    n_registers : int
+        From `simd.n_registers`; 0 sums in float32 instead.
+    max_sum : int
+        From `quantize`.
+    threshold : float32
+        The largest distance of interest; may be infinite.
+    """
+
+    table: np.ndarray
+    table_u8: np.ndarray
+    n_registers: int
+    max_sum: int
+    threshold: float
+
+
+class _Queries(NamedTuple):
+    """What decides it for each query of a scan; the quantized tables change as the scan goes on.
+
+    Attributes
+    ----------
+    tables : ndarray of shape (n_queries, M, K), float32
+        As for `scan_nearest`.
+    nearest : ndarray of shape (n_queries, M), int64
+        As for `scan_nearest`.
+    n_registers : int
+        As for `scan_nearest`.
+    tables_u8 : ndarray of shape (n_queries, M, 64 * n_registers), uint8
+        The tables rounded down by `quantize`; one of no meaning if `n_registers` is 0.
+    max_sums : ndarray of shape (n_queries,), int64
+        From `quantize`.
+    """
+
+    tables: np.ndarray
+    nearest: np.ndarray
+    n_registers: int
+    tables_u8: np.ndarray
+    max_sums: np.ndarray
+
+
+class _Candidates(NamedTuple):
+    """The codes found so far for each query of a scan; its arrays change as the scan goes on.
+
+    Attributes
+    ----------
+    k : int
+        Number of neighbors.
+    keys : ndarray of shape (n_queries, n), uint64
+        Keys of the codes (`topk.make_key`).
+    n_keys : ndarray of shape (n_queries,), int64
+        How many keys each query has.
+    n_full : ndarray of shape (n_queries,), int64
+        With how many more than these all but the nearest are dropped.
+    n_spare : int
+        How many keys are collected from one such time to the next.
+    thresholds : ndarray of shape (n_queries,), float32
+        The largest distance that one of the k nearest items may have.
+    """
+
+    k: int
+    keys: np.ndarray
+    n_keys: np.ndarray
+    n_full: np.ndarray
+    n_spare: int
+    thresholds: np.ndarray
+
+
 @njit(nogil=True, cache=True)
-def quantise(table, least, limit, bounds):
-    """Round the entries of a table down to 8 bits, for distances up to a limit.
+def quantize(table, nearest, threshold, table_u8):
+    """Round the entries of a table down to 8 bits, for distances up to a threshold.
 
     Parameters
     ----------
     table : ndarray of shape (M, K), float32
         A query's look-up table.
-    least : ndarray of shape (M,), float32
-        The least entry of each part.
-    limit : float32
+    nearest : ndarray of shape (M,), int64
+        The nearest codeword of each part, whose entry is the least.
+    threshold : float32
         Largest distance of interest; may be infinite.
-    bounds : ndarray of shape (M, W), uint8, W >= K
+    table_u8 : ndarray of shape (M, W), uint8, W >= K
         Receives the rounded entries.
 
     Returns
     -------
-    bound : int
-        If the saturating sum of a code's rounded entries is larger, its distance is larger than the limit; -1 if all
+    max_sum : int
+        If the saturating sum of a code's rounded entries is larger, its distance is beyond the threshold; -1 if all
         distances are.
     """
     M, K = table.shape
     rest = 0.0
     for m in range(M):
-        rest += least[m]
+        rest += table[m, nearest[m]]
     # Float32 sums of M entries that are not negative are off by less than M roundings.
-    slack = np.float64(limit) * (1 + M * _ROUNDING) - rest * (1 - _ROUNDING)
+    slack = np.float64(threshold) * (1 + M * _ROUNDING) - rest * (1 - _ROUNDING)
     if slack < 0:
         return -1
-    # Scaled entries that are too small by a few roundings are bounds all the same.
-    scale = np.float32(min(_TARGET / max(slack, 1e-300) * (1 - 8 * _ROUNDING), 1e38))
+    # Scaled entries that are too small by a few roundings still bound the distance from below.
+    scale = np.float32(min(_MAX_SUM / max(slack, 1e-300) * (1 - 8 * _ROUNDING), 1e38))
     for m in range(M):
+        least = table[m, nearest[m]]
         for k in range(K):
-            scaled = (table[m, k] - least[m]) * scale
-            bounds[m, k] = np.uint8(np.int32(min(scaled, np.float32(255))))
-    return _TARGET
+            scaled = (table[m, k] - least) * scale
+            table_u8[m, k] = np.uint8(np.int32(min(scaled, np.float32(255))))
+    return _MAX_SUM
 
 
 @njit(nogil=True, cache=True)
-def _aligned_bounds(shape):
-    """Allocate rounded tables where no vector of 64 bytes crosses a cache line."""
+def _aligned_tables(shape):
+    """Allocate 8-bit tables where no vector crosses a cache line."""
     n = shape[0] * shape[1] * shape[2]
-    buffer = np.zeros(n + 64, dtype=np.uint8)
-    start = 64 - buffer.ctypes.data % 64
+    buffer = np.zeros(n + VECTOR_BYTES, dtype=np.uint8)
+    start = VECTOR_BYTES - buffer.ctypes.data % VECTOR_BYTES
     return buffer[start : start + n].reshape(shape)
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True, forceinline=True)
 def _block_distances(table, blocks, b, out):
     """Compute the distances of a block of codes."""
     M = blocks.shape[1]
-    for i in range(BLOCK):
+    for i in range(BLOCK_CODES):
         out[i] = np.float32(0)
     for m in range(0, M - 3, 4):  # four parts at a time: half the loads and stores of one at a time
         z0, z1, z2, z3 = blocks[b, m], blocks[b, m + 1], blocks[b, m + 2], blocks[b, m + 3]
         t0, t1, t2, t3 = table[m], table[m + 1], table[m + 2], table[m + 3]
-        for i in range(BLOCK):
+        for i in range(BLOCK_CODES):
             out[i] = out[i] + t0[z0[i]] + t1[z1[i]] + t2[z2[i]] + t3[z3[i]]
     for m in range(M // 4 * 4, M):
         z, t = blocks[b, m], table[m]
-        for i in range(BLOCK):
+        for i in range(BLOCK_CODES):
             out[i] += t[z[i]]
 
 
@@ -95,69 +178,68 @@ def _code_distance(table, blocks, block, i):
 
 
 @njit(nogil=True, cache=True)
-def _mark_by_distance(distances, limit, masks):
-    """Set bit i of the masks where a distance is at most the limit, and return their union."""
+def _mark_by_distance(distances, threshold, masks):
+    """Set bit i of the masks where a distance is at most the threshold, and return their union."""
     union = np.uint64(0)
-    for w in range(BLOCK // 64):
+    for w in range(BLOCK_CODES // 64):
         mask = np.uint64(0)
         for i in range(64):
-            mask |= np.uint64(distances[w * 64 + i] <= limit) << np.uint64(i)
+            mask |= np.uint64(distances[w * 64 + i] <= threshold) << np.uint64(i)
         masks[w] = mask
         union |= mask
     return union
 
 
 @njit(nogil=True, cache=True)
-def _advance(
-    blocks, shared, until, n_codes, table, bounds, n_registers, bound, limit,
-    block, last, keys, size, full, scratch, masks,
-):  # fmt: skip
-    """Append the keys of all codes up to the limit, block by block, until more than `full` are there.
+def _collect(segment, query, block, stop, keys, n_keys, n_full, scratch, masks):
+    """Append the keys of all codes that a query's filter lets through, block by block, until more than `n_full` are.
 
-    A key is (distance, position) in one 64-bit word. Returns the next block, and how many keys there are.
+    Returns the next block, and how many keys there are. `scratch` and `masks` hold 256 float32 and four words.
     """
+    blocks = segment.blocks
+    n_codes = len(segment.counts)
     M = blocks.shape[1]
-    width = bounds.shape[1]
-    bounded = n_registers > 0 and limit < np.inf
-    while block < last:
-        end = min(np.int64(until[block]), last)
-        n_shared = np.int64(0)
-        left = np.int64(bound)
-        if bounded:
-            n_shared = np.int64(shared[block])
-            for m in range(n_shared):
-                left -= bounds[m, blocks[block, m, 0]]
-            if left < 0:
+    table, table_u8, n_registers, max_sum, threshold = query
+    by_sums = n_registers > 0 and threshold < np.inf
+    while block < stop and n_keys <= n_full:
+        # The parts that a run of blocks has in common are summed once, and may exclude all of them.
+        end = min(np.int64(segment.run_ends[block]), stop)
+        n_common = np.int64(0)
+        rest = np.int64(max_sum)
+        if by_sums:
+            n_common = np.int64(segment.prefix_lengths[block])
+            for m in range(n_common):
+                rest -= table_u8[m, blocks[block, m, 0]]
+            if rest < 0:
                 block = end
                 continue
-        while block < end:
-            if bounded:
+        while block < end and n_keys <= n_full:
+            if by_sums:
                 found = mark_block(
                     n_registers,
-                    blocks.ctypes.data + np.uintp((block * M + n_shared) * BLOCK),
-                    bounds.ctypes.data + np.uintp(n_shared * width),
-                    M - n_shared,
-                    np.uint8(left),
+                    blocks.ctypes.data + np.uintp((block * M + n_common) * BLOCK_CODES),
+                    table_u8.ctypes.data + np.uintp(n_common * table_u8.shape[1]),
+                    M - n_common,
+                    np.uint8(rest),
                     masks.ctypes.data,
                 )
             else:
                 _block_distances(table, blocks, block, scratch)
-                found = _mark_by_distance(scratch, limit, masks)
+                found = _mark_by_distance(scratch, threshold, masks)
+            # A code that is marked may be beyond the threshold all the same, or fill up the last block.
             if found:
-                for w in range(BLOCK // 64):
+                for w in range(BLOCK_CODES // 64):
                     mask = masks[w]
                     while mask:
                         i = 64 * w + np.int64(trailing_zeros(mask))
                         mask &= mask - np.uint64(1)
-                        distance = _code_distance(table, blocks, block, i) if bounded else scratch[i]
-                        u = block * BLOCK + i
-                        if distance <= limit and u < n_codes:
-                            keys[size] = make_key(distance, u)
-                            size += 1
+                        distance = _code_distance(table, blocks, block, i) if by_sums else scratch[i]
+                        u = block * BLOCK_CODES + i
+                        if distance <= threshold and u < n_codes:
+                            keys[n_keys] = make_key(distance, u)
+                            n_keys += 1
             block += 1
-            if size > full:
-                return block, size
-    return block, size
+    return block, n_keys
 
 
 @njit(nogil=True, cache=True)
@@ -169,9 +251,9 @@ def _block_of(blocks, code):
     while low < high:
         middle = (low + high) // 2
         m = 0
-        while m < M - 1 and blocks[middle, m, BLOCK - 1] == code[m]:
+        while m < M - 1 and blocks[middle, m, BLOCK_CODES - 1] == code[m]:
             m += 1
-        if blocks[middle, m, BLOCK - 1] < code[m]:
+        if blocks[middle, m, BLOCK_CODES - 1] < code[m]:
             low = middle + 1
         else:
             high = middle
@@ -179,167 +261,184 @@ def _block_of(blocks, code):
 
 
 @njit(nogil=True, cache=True)
-def _limit_in_block(table, blocks, sizes, block, k, distances, counts):
+def _threshold_in_block(segment, table, block, k):
     """Return a distance up to which a block has k items; infinite if it has fewer."""
-    _block_distances(table, blocks, block, distances)
-    n = min(BLOCK, len(sizes) - block * BLOCK)
+    distances = np.empty(BLOCK_CODES, dtype=np.float32)
+    counts = np.empty(BLOCK_CODES, dtype=np.int32)
+    _block_distances(table, segment.blocks, block, distances)
+    n = min(BLOCK_CODES, len(segment.counts) - block * BLOCK_CODES)
     for i in range(n):
-        counts[i] = sizes[block * BLOCK + i]
-    return limit_of_nearest(distances[:n], counts[:n], k)
+        counts[i] = segment.counts[block * BLOCK_CODES + i]
+    return threshold_of_nearest(distances[:n], counts[:n], k)
 
 
 @njit(nogil=True, cache=True)
-def scan_nearest(
-    blocks, shared, until, sizes, sampled, ids, tables, least, nearest, n_registers, first, last, distances, out_ids
-):
+def _no_candidates(segment, distances):
+    """Return candidates for what may come before the nearest items found in other segments."""
+    n_queries, k = distances.shape
+    n_most, n_spare = room(k, segment)
+    keys = np.empty((n_queries, n_most + n_spare + BLOCK_CODES + 1), dtype=np.uint64)
+    n_keys = np.zeros(n_queries, dtype=np.int64)
+    n_full = np.full(n_queries, n_spare)
+    return _Candidates(k, keys, n_keys, n_full, n_spare, distances[:, k - 1].copy())
+
+
+@njit(nogil=True, cache=True)
+def _drop_far(candidates, q, segment):
+    """Drop all but the nearest candidates of a query; tell whether its threshold falls."""
+    n_kept, threshold = keep_nearest(candidates.keys[q], candidates.n_keys[q], candidates.k, segment)
+    candidates.n_keys[q] = n_kept
+    candidates.n_full[q] = n_kept + candidates.n_spare
+    falls = threshold < candidates.thresholds[q]
+    if falls:
+        candidates.thresholds[q] = threshold
+    return falls
+
+
+@njit(nogil=True, cache=True)
+def scan_nearest(segment, tables, nearest, n_registers, first, last, distances, ids):
     """Find the k nearest items of each query in some blocks of a segment, and merge them with what was found before.
 
     Parameters
     ----------
-    blocks, shared, until, sizes, sampled, ids : ndarray
-        Arrays of a segment.
+    segment : Segment
+        Where to search.
     tables : ndarray of shape (n_queries, M, K), float32
         Look-up tables.
-    least : ndarray of shape (n_queries, M), float32
-        The least entry of each part.
     nearest : ndarray of shape (n_queries, M), int64
         The nearest codeword of each part.
     n_registers : int
-        From `_lookup.n_registers`; 0 sums in float32 instead.
+        From `simd.n_registers`; 0 sums in float32 instead.
     first, last : int
         The blocks to scan.
     distances : ndarray of shape (n_queries, k), float32
         Squared distances found before, ascending, infinite where there are none; overwritten.
-    out_ids : ndarray of shape (n_queries, k), int64
+    ids : ndarray of shape (n_queries, k), int64
         Their ids, ascending at equal distance; overwritten.
     """
     n_queries, M, _ = tables.shape
-    k = distances.shape[1]
-    most, more = room(k, sizes, ids)
-    keys = np.empty((n_queries, most + more + BLOCK + 1), dtype=np.uint64)
-    size = np.zeros(n_queries, dtype=np.int64)
-    full = np.full(n_queries, more)
-    limit = distances[:, k - 1].copy()
-    bounds = _aligned_bounds((n_queries if n_registers else 1, M, 64 * max(n_registers, 1)))
-    bound = np.zeros(n_queries, dtype=np.int64)
-    scratch = np.empty(BLOCK, dtype=np.float32)
-    masks = np.empty(BLOCK // 64, dtype=np.uint64)
-    counts = np.empty(BLOCK, dtype=np.int32)
-    # Each query begins where its own code would stand, so that its limit is soon a close one.
-    begin = np.empty(n_queries, dtype=np.int64)
+    candidates = _no_candidates(segment, distances)
+    thresholds = candidates.thresholds
+    tables_u8 = _aligned_tables((n_queries if n_registers else 1, M, VECTOR_BYTES * max(n_registers, 1)))
+    max_sums = np.zeros(n_queries, dtype=np.int64)
+    own = np.empty(n_queries, dtype=np.int64)  # the chunk around where each query's own code would stand
     for q in range(n_queries):
-        block = max(first, min(_block_of(blocks, nearest[q]), last - 1))
-        limit[q] = min(limit[q], _limit_in_block(tables[q], blocks, sizes, block, k, scratch, counts))
-        begin[q] = max(first, min(block, last - _CHUNK))
+        block = max(first, min(_block_of(segment.blocks, nearest[q]), last - 1))
+        own[q] = max(first, min(block, last - _CHUNK_BLOCKS))
+        thresholds[q] = min(thresholds[q], _threshold_in_block(segment, tables[q], block, candidates.k))
         if n_registers:
-            bound[q] = quantise(tables[q], least[q], limit[q], bounds[q])
-    for chunk in range(first - _CHUNK, last, _CHUNK):
+            max_sums[q] = quantize(tables[q], nearest[q], thresholds[q], tables_u8[q])
+
+    queries = _Queries(tables, nearest, n_registers, tables_u8, max_sums)
+    scratch = np.empty(BLOCK_CODES, dtype=np.float32)
+    masks = np.empty(BLOCK_CODES // 64, dtype=np.uint64)
+
+    # First each query's own chunk, so that its threshold is soon a close one.
+    _visit(segment, queries, candidates, own, np.minimum(own + _CHUNK_BLOCKS, last), scratch, masks)
+    # Then everything else, chunk by chunk: what one query has brought into the cache, the others find there.
+    starts, stops = np.empty_like(own), np.empty_like(own)
+    for chunk in range(first, last, _CHUNK_BLOCKS):
+        stop = min(chunk + _CHUNK_BLOCKS, last)
         for q in range(n_queries):
-            if chunk < first:
-                block, stop = begin[q], min(begin[q] + _CHUNK, last)
-            else:
-                block, stop = chunk, min(chunk + _CHUNK, last)
-                if begin[q] <= block < begin[q] + _CHUNK:
-                    block = begin[q] + _CHUNK
-            q_bounds = bounds[q if n_registers else 0]
-            while block < stop:
-                until_there = begin[q] if chunk >= first and block < begin[q] < stop else stop
-                block, size[q] = _advance(
-                    blocks, shared, until, len(sizes), tables[q], q_bounds, n_registers, bound[q], limit[q],
-                    block, until_there, keys[q], size[q], full[q], scratch, masks,
-                )  # fmt: skip
-                if size[q] > full[q]:
-                    size[q], nearer = keep_nearest(keys[q], size[q], k, sizes, sampled, ids)
-                    full[q] = size[q] + more
-                    if nearer < limit[q]:
-                        limit[q] = nearer
-                        if n_registers:
-                            bound[q] = quantise(tables[q], least[q], nearer, q_bounds)
-                if block == begin[q] and chunk >= first:
-                    block += _CHUNK
-    merge_found(keys, size, sizes, sampled, ids, distances, out_ids)
+            before = chunk < own[q]
+            starts[q] = chunk if before else max(chunk, own[q] + _CHUNK_BLOCKS)
+            stops[q] = min(stop, own[q]) if before else stop
+        _visit(segment, queries, candidates, starts, stops, scratch, masks)
+    merge_found(candidates.keys, candidates.n_keys, segment, distances, ids)
+
+
+@njit(nogil=True, cache=True, forceinline=True)
+def _visit(segment, queries, candidates, starts, stops, scratch, masks):
+    """Collect the candidates of each query between two blocks of its own."""
+    tables, nearest, n_registers, tables_u8, max_sums = queries
+    for q in range(len(tables)):
+        block = starts[q]
+        table_u8 = tables_u8[q if n_registers else 0]
+        while block < stops[q]:
+            query = _Filter(tables[q], table_u8, n_registers, max_sums[q], candidates.thresholds[q])
+            keys, n_keys, n_full = candidates.keys[q], candidates.n_keys[q], candidates.n_full[q]
+            block, n_keys = _collect(segment, query, block, stops[q], keys, n_keys, n_full, scratch, masks)
+            candidates.n_keys[q] = n_keys
+            if n_keys > n_full and _drop_far(candidates, q, segment) and n_registers:
+                max_sums[q] = quantize(tables[q], nearest[q], candidates.thresholds[q], table_u8)
 
 
 @njit(nogil=True, cache=True)
-def scan_nearest_together(blocks, sizes, sampled, ids, tables, least, first, last, distances, out_ids):
-    """Do as `scan_nearest` for up to 64 queries at a time, without look-ups in registers.
+def scan_nearest_together(segment, tables, nearest, first, last, distances, ids):
+    """Do as `scan_nearest` for up to 64 queries at a time, without SIMD look-ups.
 
-    The rounded tables of all queries lie side by side, so that the entries of one codeword are one load, and the
+    The 8-bit tables of all queries lie side by side, so that the entries of one codeword are one load, and the
     vectors that any machine has add them up. Codes that begin like the one before share its first sums.
 
     Parameters
     ----------
-    blocks, sizes, sampled, ids, tables, least, first, last, distances, out_ids
+    segment, tables, nearest, first, last, distances, ids
         As for `scan_nearest`; K is at most 256.
     """
     n_queries, M, K = tables.shape
-    k = distances.shape[1]
-    most, more = room(k, sizes, ids)
-    keys = np.empty((n_queries, most + more + 1), dtype=np.uint64)
-    size = np.zeros(n_queries, dtype=np.int64)
-    full = np.full(n_queries, more)
-    limit = distances[:, k - 1].copy()
-    bounds = _aligned_bounds((M, K, TOGETHER))
-    bounds[0] = 255
-    column = np.empty((M, K), dtype=np.uint8)
+    blocks = segment.blocks
+    candidates = _no_candidates(segment, distances)
+    tables_u8 = _aligned_tables((M, K, TOGETHER_QUERIES))
+    tables_u8[0] = 255  # where there is no query, nothing is let through
     for q in range(n_queries):
-        _set_column(bounds, q, quantise(tables[q], least[q], limit[q], column), column)
-    n_leading = min(2, M)
-    nothing = np.zeros(TOGETHER, dtype=np.uint8)
-    leading = np.empty(TOGETHER, dtype=np.uint8)
-    total = np.empty(TOGETHER, dtype=np.uint8)
-    rest_of_bounds = bounds.ctypes.data + np.uintp(n_leading * K * TOGETHER)
+        _quantize_column(tables[q], nearest[q], candidates.thresholds[q], tables_u8, q)
+    n_leading = min(_LEADING_PARTS, M)
+    zero = np.zeros(TOGETHER_QUERIES, dtype=np.uint8)
+    leading = np.empty(TOGETHER_QUERIES, dtype=np.uint8)
+    total = np.empty(TOGETHER_QUERIES, dtype=np.uint8)
+    address = tables_u8.ctypes.data
+    rest_address = address + np.uintp(n_leading * K * TOGETHER_QUERIES)
     for block in range(first, last):
         stale = True  # the sums over the leading parts
-        for i in range(min(BLOCK, len(sizes) - block * BLOCK)):
-            code = blocks.ctypes.data + np.uintp(block * M * BLOCK + i)
+        for i in range(min(BLOCK_CODES, len(segment.counts) - block * BLOCK_CODES)):
+            code = blocks.ctypes.data + np.uintp(block * M * BLOCK_CODES + i)
             for m in range(n_leading):
                 stale |= i == 0 or blocks[block, m, i] != blocks[block, m, i - 1]
             if stale:
-                mark_queries(code, bounds.ctypes.data, K, n_leading, nothing.ctypes.data, leading.ctypes.data)
+                mark_queries(code, address, K, n_leading, zero.ctypes.data, leading.ctypes.data)
                 stale = False
-            mask = mark_queries(
-                code + np.uintp(n_leading * BLOCK),
-                rest_of_bounds,
-                K,
-                M - n_leading,
-                leading.ctypes.data,
-                total.ctypes.data,
-            )
+            code += np.uintp(n_leading * BLOCK_CODES)
+            mask = mark_queries(code, rest_address, K, M - n_leading, leading.ctypes.data, total.ctypes.data)
             while mask:
                 q = np.int64(trailing_zeros(mask))
                 mask &= mask - np.uint64(1)
-                distance = _code_distance(tables[q], blocks, block, i)
-                if distance <= limit[q]:
-                    keys[q, size[q]] = make_key(distance, block * BLOCK + i)
-                    size[q] += 1
-                    if size[q] > full[q]:
-                        size[q], nearer = keep_nearest(keys[q], size[q], k, sizes, sampled, ids)
-                        full[q] = size[q] + more
-                        if nearer < limit[q]:
-                            limit[q] = nearer
-                            _set_column(bounds, q, quantise(tables[q], least[q], nearer, column), column)
-                            stale = True
-    merge_found(keys, size, sizes, sampled, ids, distances, out_ids)
+                if _offer(segment, tables[q], candidates, q, block, i):
+                    _quantize_column(tables[q], nearest[q], candidates.thresholds[q], tables_u8, q)
+                    stale = True
+    merge_found(candidates.keys, candidates.n_keys, segment, distances, ids)
 
 
 @njit(nogil=True, cache=True)
-def _set_column(bounds, q, bound, column):
-    """Set the rounded table of query q, among tables that lie side by side; exclude all with a negative bound."""
-    for m in range(bounds.shape[0]):
-        for z in range(bounds.shape[1]):
-            bounds[m, z, q] = column[m, z] if bound >= 0 else np.uint8(255)
+def _offer(segment, table, candidates, q, block, i):
+    """Take code i of a block as a candidate if it is near enough; tell whether the query's threshold falls."""
+    distance = _code_distance(table, segment.blocks, block, i)
+    if distance > candidates.thresholds[q]:
+        return False
+    candidates.keys[q, candidates.n_keys[q]] = make_key(distance, block * BLOCK_CODES + i)
+    candidates.n_keys[q] += 1
+    return candidates.n_keys[q] > candidates.n_full[q] and _drop_far(candidates, q, segment)
 
 
 @njit(nogil=True, cache=True)
-def scan_radius(blocks, shared, until, sizes, sampled, ids, tables, least, n_registers, limit):
+def _quantize_column(table, nearest, threshold, tables_u8, q):
+    """Quantize the table of query q, among tables that lie side by side; exclude all where nothing is within."""
+    M, K = table.shape
+    table_u8 = np.empty((M, K), dtype=np.uint8)
+    max_sum = quantize(table, nearest, threshold, table_u8)
+    for m in range(M):
+        for z in range(K):
+            tables_u8[m, z, q] = table_u8[m, z] if max_sum >= 0 else np.uint8(255)
+
+
+@njit(nogil=True, cache=True)
+def scan_radius(segment, tables, nearest, n_registers, threshold):
     """Find all items of a segment up to a squared distance.
 
     Parameters
     ----------
-    blocks, shared, until, sizes, sampled, ids, tables, least, n_registers
+    segment, tables, nearest, n_registers
         As for `scan_nearest`.
-    limit : float32
+    threshold : float32
         Largest squared distance to return.
 
     Returns
@@ -354,34 +453,40 @@ def scan_radius(blocks, shared, until, sizes, sampled, ids, tables, least, n_reg
     n_queries, M, _ = tables.shape
     counts = np.empty(n_queries, dtype=np.int64)
     distances = np.empty(0, dtype=np.float32)
-    found = np.empty(0, dtype=np.int64)
-    keys = np.empty(4 * BLOCK, dtype=np.uint64)
-    bounds = _aligned_bounds((1, M, 64 * max(n_registers, 1)))[0]
-    bound = 0
-    scratch = np.empty(BLOCK, dtype=np.float32)
-    masks = np.empty(BLOCK // 64, dtype=np.uint64)
-    end = 0
+    ids = np.empty(0, dtype=np.int64)
+    keys = np.empty(4 * BLOCK_CODES, dtype=np.uint64)
+    table_u8 = _aligned_tables((1, M, VECTOR_BYTES * max(n_registers, 1)))[0]
+    max_sum = 0
+    n_results = 0
     for q in range(n_queries):
         if n_registers:
-            bound = quantise(tables[q], least[q], limit, bounds)
-        block, size = np.int64(0), np.int64(0)  # a literal would compile what is called a second time
-        while block < len(blocks):
-            block, size = _advance(
-                blocks, shared, until, len(sizes), tables[q], bounds, n_registers, bound, limit,
-                block, len(blocks), keys, size, len(keys) - BLOCK - 1, scratch, masks,
-            )  # fmt: skip
-            if size > len(keys) - BLOCK - 1:
-                keys = np.concatenate((keys, np.empty(len(keys), dtype=np.uint64)))
+            max_sum = quantize(tables[q], nearest[q], threshold, table_u8)
+        keys, n_keys = _collect_all(segment, _Filter(tables[q], table_u8, n_registers, max_sum, threshold), keys)
         n_items = np.int64(0)
-        for i in range(size):
-            n_items += sizes[position_of(keys[i])]
-        if end + n_items > len(found):
-            more = len(found) + n_items
-            distances = np.concatenate((distances, np.empty(more, dtype=np.float32)))
-            found = np.concatenate((found, np.empty(more, dtype=np.int64)))
-        counts[q] = expand(np.sort(keys[:size]), sizes, sampled, ids, n_items, distances[end:], found[end:])
-        end += counts[q]
-    return counts, distances[:end].copy(), found[:end].copy()
+        for i in range(n_keys):
+            n_items += segment.counts[position_of(keys[i])]
+        if n_results + n_items > len(ids):
+            n_more = len(ids) + n_items
+            distances = np.concatenate((distances, np.empty(n_more, dtype=np.float32)))
+            ids = np.concatenate((ids, np.empty(n_more, dtype=np.int64)))
+        counts[q] = expand(np.sort(keys[:n_keys]), segment, n_items, distances[n_results:], ids[n_results:])
+        n_results += counts[q]
+    return counts, distances[:n_results].copy(), ids[:n_results].copy()
+
+
+@njit(nogil=True, cache=True)
+def _collect_all(segment, query, keys):
+    """Return the keys of all codes that a query's filter lets through, and how many; `keys` grow as needed."""
+    scratch = np.empty(BLOCK_CODES, dtype=np.float32)
+    masks = np.empty(BLOCK_CODES // 64, dtype=np.uint64)
+    last = len(segment.blocks)
+    block, n_keys = np.int64(0), np.int64(0)  # a literal would compile what is called a second time
+    while block < last:
+        n_full = len(keys) - BLOCK_CODES - 1
+        block, n_keys = _collect(segment, query, block, last, keys, n_keys, n_full, scratch, masks)
+        if n_keys > n_full:
+            keys = np.concatenate((keys, np.empty(len(keys), dtype=np.uint64)))
+    return keys, n_keys
 
 
 @njit(nogil=True, cache=True)
@@ -397,8 +502,8 @@ def all_distances(table, blocks, out):
     out : ndarray of shape (n_codes,), float32
         Receives the squared distances.
     """
-    scratch = np.empty(BLOCK, dtype=np.float32)
+    scratch = np.empty(BLOCK_CODES, dtype=np.float32)
     for b in range(len(blocks)):
         _block_distances(table, blocks, np.int64(b), scratch)
-        for i in range(min(BLOCK, len(out) - b * BLOCK)):
-            out[b * BLOCK + i] = scratch[i]
+        for i in range(min(BLOCK_CODES, len(out) - b * BLOCK_CODES)):
+            out[b * BLOCK_CODES + i] = scratch[i]

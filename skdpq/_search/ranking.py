@@ -12,7 +12,7 @@ from .kernels import all_distances
 from .segments import build
 from .simd import float_bits
 
-_BITS = 11  # a radix digit: three passes over 32 bits; as fast as or faster than 8 and 16 from 1,500 to 50,000 codes
+_DIGIT_BITS = 11  # three passes over 32 bits; as fast as or faster than 8 and 16 from 1,500 to 50,000 codes
 _SHIFTS = (0, 11, 22)
 
 
@@ -30,14 +30,14 @@ class CodeGroups:
 
     Attributes
     ----------
-    sizes : ndarray of shape (U,), uint8
+    counts : ndarray of shape (U,), uint8
         How many items each stored code has.
     """
 
     def __init__(self, codes, labels, n_classes):
         segment = build(codes, np.arange(len(codes)))
-        self._blocks, self.sizes = segment.blocks, segment.sizes
-        group = np.repeat(np.arange(len(self.sizes)), self.sizes)
+        self._blocks, self.counts = segment.blocks, segment.counts
+        group = np.repeat(np.arange(len(self.counts)), self.counts)
         labels = labels[segment.ids]
         # The codes of class c's items are one slice, so counts by (code, class) need never exist for all classes.
         self._by_class = group[np.argsort(labels, kind="stable")]
@@ -46,7 +46,7 @@ class CodeGroups:
     def relevant(self, c):
         """Return how many items of class c have each code, an (U,) int64 array."""
         start = self._ends[c - 1] if c else 0
-        return np.bincount(self._by_class[start : self._ends[c]], minlength=len(self.sizes))
+        return np.bincount(self._by_class[start : self._ends[c]], minlength=len(self.counts))
 
     def measure(self, tables, classes, kernel, parameter, out):
         """Measure the rankings of some queries.
@@ -71,20 +71,20 @@ class CodeGroups:
 
     def rank(self, table, relevant):
         """Return the tie groups of one query's table (M, K), as `tie_groups` does."""
-        distances = np.empty(len(self.sizes), dtype=np.float32)
+        distances = np.empty(len(self.counts), dtype=np.float32)
         all_distances(table, self._blocks, distances)
-        return tie_groups(distances, self.sizes, relevant)
+        return tie_groups(distances, self.counts, relevant)
 
 
 @njit(nogil=True, cache=True)
-def tie_groups(distances, sizes, relevant):
+def tie_groups(distances, counts, relevant):
     """Rank distinct codes by their distance to one query, and merge equal distances.
 
     Parameters
     ----------
     distances : ndarray of shape (U,), float32
         The codes' distances, U at least 1, none negative.
-    sizes : ndarray of shape (U,), uint8
+    counts : ndarray of shape (U,), uint8
         How many items have each code.
     relevant : ndarray of shape (U,), int64
         How many of them are relevant.
@@ -95,14 +95,14 @@ def tie_groups(distances, sizes, relevant):
         Items and relevant items of every group, in ascending distance.
     """
     U = len(distances)
-    counts = np.zeros((len(_SHIFTS), 1 << _BITS), dtype=np.int64)
+    digits = np.zeros((len(_SHIFTS), 1 << _DIGIT_BITS), dtype=np.int64)
     source = np.empty(U, dtype=np.uint64)
     for u in range(U):
         key = float_bits(distances[u])
         source[u] = (np.uint64(key) << np.uint64(32)) | np.uint64(u)
         for p, shift in enumerate(_SHIFTS):
-            counts[p, (key >> np.uint32(shift)) & np.uint32((1 << _BITS) - 1)] += 1
-    keyed = _radix_sort(source, counts)
+            digits[p, (key >> np.uint32(shift)) & np.uint32((1 << _DIGIT_BITS) - 1)] += 1
+    keyed = _radix_sort(source, digits)
 
     n = np.empty(U, dtype=np.int64)
     r = np.empty(U, dtype=np.int64)
@@ -116,19 +116,19 @@ def tie_groups(distances, sizes, relevant):
             n[g] = 0
             r[g] = 0
             last = key
-        n[g] += sizes[u]
+        n[g] += counts[u]
         r[g] += relevant[u]
     return n[: g + 1], r[: g + 1]
 
 
 @njit(nogil=True, cache=True)
-def _radix_sort(source, counts):
-    """Sort (key << 32 | payload) by key; `counts` holds how often each digit occurs, per digit. Overwrites both."""
+def _radix_sort(source, digits):
+    """Sort (key << 32 | payload) by key; `digits` holds how often each digit occurs in each pass. Overwrites both."""
     target = np.empty_like(source)
     for p, shift in enumerate(_SHIFTS):
-        ends = counts[p]
+        ends = digits[p]
         shift = np.uint64(32 + shift)
-        mask = np.uint64((1 << _BITS) - 1)
+        mask = np.uint64((1 << _DIGIT_BITS) - 1)
         if ends[(source[0] >> shift) & mask] == len(source):
             continue  # all have the same digit
         start = 0

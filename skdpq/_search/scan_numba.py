@@ -1,32 +1,87 @@
-"""Shares a search out: over blocks of queries, segments, and threads.
+"""The scan on the CPU: a search shared out over blocks of queries, segments, and threads.
 
-With many queries each thread takes blocks of them; with few, threads share out the blocks of codes, and what they find
-is merged. `n_jobs` is joblib's, the threads are not: joblib starts some for every call and looks after them every
-10 ms, a hundred times what a search takes.
+`CodeIndex` calls it; `scan_torch` does the same on a device, bit for bit. With many queries each thread takes blocks
+of them; with few, threads share out the blocks of codes, and what they find is merged. `n_jobs` is joblib's, the
+threads are not: joblib starts some for every call and looks after them every 10 ms, a hundred times what a search
+takes.
 """
 
-import numpy as np
+from typing import NamedTuple
+
 from joblib import effective_n_jobs
 
 from .._threads import run
-from .kernels import TOGETHER, scan_nearest, scan_nearest_together, scan_radius
-from .simd import BLOCK, n_registers
-from .topk import merge_nearest
-
-_TABLES = 2**22  # table entries at a time in each thread: 16 MB
-_BOUNDS = 2**19  # 8-bit entries at a time in each thread: half of a common L2 cache
-_KEYS = 2**21  # candidates at a time in each thread: 16 MB
-_FEW = 4  # queries a thread; fewer may be too uneven to share out
-_FEW_FOR_MEMORY = 32  # the same where codes come from memory, whose speed the threads share
-_CACHE = 2**24  # bytes of codes that may stay in the last cache
-_ENOUGH_TOGETHER = 8  # queries; for fewer, float32 sums one by one are faster than 64 of 8 bits at once
-_WORTH_THREADS = 2**24  # 8-bit look-ups; fewer take less than a quarter of a millisecond, and threads do not pay
-_QUERY = 2**18  # what a query costs besides, in 8-bit look-ups
-NONE = np.empty(0, np.int64), np.empty(0, np.float32), np.empty(0, np.int64)  # counts, distances, ids
-_SLOWER = 16  # what a look-up in float32 costs, in those of 8 bits
+from .kernels import TOGETHER_QUERIES, scan_nearest, scan_nearest_together, scan_radius
+from .results import concatenate, join, merge_nearest, nothing
+from .simd import BLOCK_CODES, HAS_SIMD, VECTOR_BYTES, n_registers
 
 
-def query_blocks(n_queries, M, K, k=1, n_threads=1):
+class Plan(NamedTuple):
+    """How the work of a search is shared out; its results do not depend on it.
+
+    Attributes
+    ----------
+    n_jobs : int, default=None
+        Threads, as in joblib.
+    simd : bool
+        Whether to look up in registers; without, float32 entries are summed, or 8-bit ones of many queries at once.
+    block_table_entries : int
+        Table entries at a time in each thread: 16 MB.
+    block_u8_entries : int
+        8-bit entries at a time in each thread: half of a common L2 cache.
+    block_keys : int
+        Candidates at a time in each thread: 16 MB.
+    min_queries_per_thread : int
+        For fewer, which may be too uneven to share out, threads share out the codes.
+    min_queries_per_thread_of_memory : int
+        The same where codes come from memory, whose speed the threads share.
+    cache_bytes : int
+        Codes that may stay in the last cache.
+    min_queries_together : int
+        For fewer, float32 sums one by one are faster than 64 of 8 bits at once.
+    min_lookups_of_threads : int
+        8-bit look-ups; fewer take less than a quarter of a millisecond, and threads do not pay.
+    lookups_of_query : int
+        What a query costs besides, in 8-bit look-ups.
+    lookups_of_float : int
+        What a look-up in float32 costs, in those of 8 bits.
+    """
+
+    n_jobs: int | None = None
+    simd: bool = HAS_SIMD
+    block_table_entries: int = 2**22
+    block_u8_entries: int = 2**19
+    block_keys: int = 2**21
+    min_queries_per_thread: int = 4
+    min_queries_per_thread_of_memory: int = 32
+    cache_bytes: int = 2**24
+    min_queries_together: int = 8
+    min_lookups_of_threads: int = 2**24
+    lookups_of_query: int = 2**18
+    lookups_of_float: int = 16
+
+    def n_registers(self, K):
+        """Return how many registers a part's table takes; 0 to look up in memory."""
+        return n_registers(K) if self.simd else 0
+
+    def n_threads(self, segments, queries):
+        """Return how many threads to use: one where there is little to do."""
+        M, K, _ = queries.codebooks.shape
+        cost = 1 if self.n_registers(K) else self.lookups_of_float
+        work = len(queries) * (_n_codes(segments) * M * cost + self.lookups_of_query)
+        return effective_n_jobs(self.n_jobs) if work >= self.min_lookups_of_threads else 1
+
+    def shares_queries(self, segments, queries, n_threads):
+        """Tell whether threads take queries each, rather than codes."""
+        in_cache = _n_codes(segments) * len(queries.codebooks) < self.cache_bytes
+        n_least = self.min_queries_per_thread if in_cache else self.min_queries_per_thread_of_memory
+        return n_threads == 1 or len(queries) >= n_least * n_threads
+
+
+_DEFAULT = Plan()
+
+
+def query_blocks(n_queries, M, K, k=1, n_threads=1, plan=_DEFAULT):
     """Return slices of the queries that are searched for at a time.
 
     Parameters
@@ -36,18 +91,20 @@ def query_blocks(n_queries, M, K, k=1, n_threads=1):
     M, K : int
         Number of parts and of codewords a part.
     k : int, default=1
-        Number of neighbours.
+        Number of neighbors.
     n_threads : int, default=1
         Number of threads among which to share out the queries.
+    plan : Plan
+        How much there may be at a time.
 
     Returns
     -------
     blocks : list of slice
         Consecutive slices.
     """
-    size = min(_TABLES // (M * K), _KEYS // (2 * k + BLOCK))
-    if n_registers(K):
-        size = min(size, _BOUNDS // (M * 64 * n_registers(K)))
+    size = min(plan.block_table_entries // (M * K), plan.block_keys // (2 * k + BLOCK_CODES))
+    if plan.n_registers(K):
+        size = min(size, plan.block_u8_entries // (M * VECTOR_BYTES * plan.n_registers(K)))
     n_blocks = -(-n_queries // max(1, size))
     n_blocks = -(-n_blocks // n_threads) * n_threads  # as many for each thread
     size = max(1, -(-n_queries // max(1, n_blocks)))
@@ -55,19 +112,19 @@ def query_blocks(n_queries, M, K, k=1, n_threads=1):
     return [slice(start, min(start + size, n_queries)) for start in range(0, n_queries, size)]
 
 
-def nearest(segments, make_tables, n_queries, M, K, k, n_jobs):
+def nearest(segments, queries, k, plan):
     """Find the k nearest items of each query, ordered by (distance, id).
 
     Parameters
     ----------
     segments : sequence of Segment
         The database.
-    make_tables : callable
-        Returns the look-up tables (n, M, K) of a slice of the queries.
-    n_queries, M, K, k : int
-        Number of queries, of parts, of codewords a part, and of neighbours.
-    n_jobs : int or None
-        Threads, as in joblib.
+    queries : Queries
+        The queries.
+    k : int
+        Number of neighbors.
+    plan : Plan
+        How to share out the work.
 
     Returns
     -------
@@ -76,37 +133,36 @@ def nearest(segments, make_tables, n_queries, M, K, k, n_jobs):
     ids : ndarray of shape (n_queries, k), int64
         Ids of the items.
     """
-    distances, ids = nothing(n_queries, k)
-    n_threads = _n_threads(segments, n_queries, M, K, n_jobs)
+    M, K, _ = queries.codebooks.shape
+    distances, ids = nothing(len(queries), k)
+    n_threads = plan.n_threads(segments, queries)
 
-    def search(queries):
-        tables = make_tables(queries)
-        _scan_nearest(segments, tables, distances[queries], ids[queries], 0, 1)
+    def search(block):
+        _scan_nearest(segments, queries.tables(block), (distances[block], ids[block]), 0, 1, plan)
 
     def search_shard(tables, shard):
         found = nothing(len(tables), k)
-        _scan_nearest(segments, tables, *found, shard, n_threads)
+        _scan_nearest(segments, tables, found, shard, n_threads, plan)
         return found
 
-    few = _FEW if _n_codes(segments) * M < _CACHE else _FEW_FOR_MEMORY
-    if n_threads == 1 or n_queries >= few * n_threads:
-        run(search, query_blocks(n_queries, M, K, k, n_threads), n_threads)
+    if plan.shares_queries(segments, queries, n_threads):
+        run(search, query_blocks(len(queries), M, K, k, n_threads, plan), n_threads)
     else:
-        for queries in query_blocks(n_queries, M, K, k):
-            tables = make_tables(queries)
+        for block in query_blocks(len(queries), M, K, k, plan=plan):
+            tables = queries.tables(block)
             for found in run(lambda shard, tables=tables: search_shard(tables, shard), range(n_threads), n_threads):
-                merge_nearest(distances[queries], ids[queries], *found)
+                merge_nearest(distances[block], ids[block], *found)
     return distances, ids
 
 
-def within_radius(segments, make_tables, n_queries, M, K, limit, n_jobs):
+def within_radius(segments, queries, threshold, plan):
     """Find all items up to a squared distance from each query, ordered by (distance, id).
 
     Parameters
     ----------
-    segments, make_tables, n_queries, M, K, n_jobs
+    segments, queries, plan
         As for `nearest`.
-    limit : float32
+    threshold : float32
         Largest squared distance.
 
     Returns
@@ -118,56 +174,35 @@ def within_radius(segments, make_tables, n_queries, M, K, limit, n_jobs):
     ids : ndarray of shape (n_results,), int64
         Ids of the items.
     """
-    n_threads = _n_threads(segments, n_queries, M, K, n_jobs)
+    M, K, _ = queries.codebooks.shape
+    n_threads = plan.n_threads(segments, queries)
 
-    def search(queries):
-        tables = make_tables(queries)
-        least = tables.min(axis=2)
-        found = [scan_radius(*segment, tables, least, n_registers(K), limit) for segment in segments]
+    def search(block):
+        tables = queries.tables(block)
+        nearest = tables.argmin(axis=2)
+        found = [scan_radius(segment, tables, nearest, plan.n_registers(K), threshold) for segment in segments]
         return found[0] if len(found) == 1 else join(found, len(tables))
 
-    found = [NONE, *run(search, query_blocks(n_queries, M, K, 1, n_threads), n_threads)]
-    return tuple(map(np.concatenate, zip(*found, strict=True)))
-
-
-def _n_threads(segments, n_queries, M, K, n_jobs):
-    """Return how many threads to use: one where there is little to do."""
-    work = n_queries * (_n_codes(segments) * M * (1 if n_registers(K) else _SLOWER) + _QUERY)
-    return effective_n_jobs(n_jobs) if work >= _WORTH_THREADS else 1
+    return concatenate(run(search, query_blocks(len(queries), M, K, 1, n_threads, plan), n_threads))
 
 
 def _n_codes(segments):
-    return sum(len(segment.sizes) for segment in segments)
+    return sum(len(segment.counts) for segment in segments)
 
 
-def nothing(n_queries, k):
-    """Return distances and ids, (n_queries, k), among which nothing has been found yet."""
-    return np.full((n_queries, k), np.inf, dtype=np.float32), np.full((n_queries, k), np.iinfo(np.int64).max)
-
-
-def _scan_nearest(segments, tables, distances, ids, shard, n_shards):
-    """Scan one of `n_shards` shares of each segment."""
+def _scan_nearest(segments, tables, found, shard, n_shards, plan):
+    """Merge what one of `n_shards` shares of each segment holds into what was found, distances and ids."""
     n_queries, _, K = tables.shape
-    registers = n_registers(K)
-    together = not registers and K <= 256 and n_queries >= _ENOUGH_TOGETHER
+    registers = plan.n_registers(K)
+    together = not registers and K <= 256 and n_queries >= plan.min_queries_together
     nearest = tables.argmin(axis=2)
-    least = np.take_along_axis(tables, nearest[:, :, np.newaxis], axis=2)[:, :, 0]
     for segment in segments:
         first, last = (len(segment.blocks) * i // n_shards for i in (shard, shard + 1))
         if first == last:
             continue
         if not together:
-            scan_nearest(*segment, tables, least, nearest, registers, first, last, distances, ids)
+            scan_nearest(segment, tables, nearest, registers, first, last, *found)
             continue
-        stored = segment.blocks, segment.sizes, segment.sampled, segment.ids
-        for start in range(0, n_queries, TOGETHER):
-            q = slice(start, start + TOGETHER)
-            scan_nearest_together(*stored, tables[q], least[q], first, last, distances[q], ids[q])
-
-
-def join(found, n_queries):
-    """Join the results (counts, distances, ids) of several parts of a database, ordered by (query, distance, id)."""
-    query = np.concatenate([NONE[0], *(np.repeat(np.arange(n_queries), counts) for counts, _, _ in found)])
-    distances, ids = (np.concatenate([NONE[i], *(result[i] for result in found)]) for i in (1, 2))
-    order = np.lexsort((ids, distances, query))
-    return np.bincount(query, minlength=n_queries), distances[order], ids[order]
+        for start in range(0, n_queries, TOGETHER_QUERIES):
+            q = slice(start, start + TOGETHER_QUERIES)
+            scan_nearest_together(segment, tables[q], nearest[q], first, last, *(array[q] for array in found))

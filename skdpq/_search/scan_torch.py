@@ -13,36 +13,56 @@ import numpy as np
 import torch
 from torch.nn.functional import embedding_bag
 
-from .scan_numba import NONE, join, nothing
+from .results import concatenate, join, merge_nearest, nothing
 from .tables import check_range, lut_asymmetric
-from .topk import merge_found, merge_nearest
+from .topk import merge_found
 
-_TABLES = 2**22  # table entries at a time: 16 MB, which the caches of a large GPU hold
-_DISTANCES = 2**26  # distances at a time: 256 MB
-_CANDIDATES = 2**21  # codes to sort at a time: 16 MB
-_FIRST = 2**11  # codes of each query to begin with, all of which are sorted
-_WITHIN = 2**24  # distances at a time that may all be within a radius: positions of 256 MB
 _POSITION = 2**32 - 1  # the lower half of a key
 _NO_KEY = 2**63 - 1  # larger than any
 
 _stored: dict = {}  # by segment and device
 
 
-def nearest(segments, codebooks, represent, n_queries, k, device):
+class Plan(NamedTuple):
+    """Where to search, and how much at a time; results do not depend on it.
+
+    Attributes
+    ----------
+    device : torch.device, default=None
+        Where to search; None for torch's default.
+    block_table_entries : int
+        Table entries at a time: 16 MB, which the caches of a large GPU hold.
+    block_distances : int
+        Distances at a time: 256 MB.
+    block_candidates : int
+        Codes to sort at a time: 16 MB.
+    block_within : int
+        Distances at a time that may all be within a radius: positions of 256 MB.
+    first_codes : int
+        Codes to begin with, all of which are sorted.
+    """
+
+    device: torch.device | None = None
+    block_table_entries: int = 2**22
+    block_distances: int = 2**26
+    block_candidates: int = 2**21
+    block_within: int = 2**24
+    first_codes: int = 2**11
+
+
+def nearest(segments, queries, k, plan):
     """Find the k nearest items of each query, ordered by (distance, id).
 
     Parameters
     ----------
     segments : sequence of Segment
         The database.
-    codebooks : ndarray of shape (M, K, D), float32
-        Its codebooks.
-    represent : callable
-        Returns the representations (n, M * D) of a slice of the queries.
-    n_queries, k : int
-        Number of queries and of neighbours.
-    device : torch.device
-        Where to search.
+    queries : Queries
+        The queries.
+    k : int
+        Number of neighbors.
+    plan : Plan
+        Where to search, and how much at a time.
 
     Returns
     -------
@@ -51,25 +71,25 @@ def nearest(segments, codebooks, represent, n_queries, k, device):
     ids : ndarray of shape (n_queries, k), int64
         Ids of the items.
     """
-    distances, ids = nothing(n_queries, k)
-    for queries, tables in _blocks_of_tables(codebooks, represent, n_queries, k, device):
+    distances, ids = nothing(len(queries), k)
+    for block, tables in _blocks_of_tables(queries, k, plan):
         for segment in segments:
             stored = _on_device(segment, tables.device)
-            keys = _nearest_codes(stored.codes, tables, min(k, len(stored.codes)))
+            keys = _nearest_codes(stored.codes, tables, min(k, len(stored.codes)), plan)
             lowest_ids = stored.lowest_ids[keys & _POSITION].cpu().numpy()
             found = _items(segment, stored.order, keys.cpu().numpy(), lowest_ids, k)
-            merge_nearest(distances[queries], ids[queries], *found)
+            merge_nearest(distances[block], ids[block], *found)
     return distances, ids
 
 
-def within_radius(segments, codebooks, represent, n_queries, limit, device):
+def within_radius(segments, queries, threshold, plan):
     """Find all items up to a squared distance from each query, ordered by (distance, id).
 
     Parameters
     ----------
-    segments, codebooks, represent, n_queries, device
+    segments, queries, plan
         As for `nearest`.
-    limit : float32
+    threshold : float32
         Largest squared distance.
 
     Returns
@@ -81,25 +101,25 @@ def within_radius(segments, codebooks, represent, n_queries, limit, device):
     ids : ndarray of shape (n_results,), int64
         Ids of the items.
     """
-    found = [NONE]
-    for queries, tables in _blocks_of_tables(codebooks, represent, n_queries, 1, device):
-        parts = [part for segment in segments for part in _within(segment, tables, float(limit))]
-        found.append(join(parts, queries.stop - queries.start))
-    return tuple(map(np.concatenate, zip(*found, strict=True)))
+    found = []
+    for block, tables in _blocks_of_tables(queries, 1, plan):
+        parts = [part for segment in segments for part in _within(segment, tables, float(threshold), plan)]
+        found.append(join(parts, block.stop - block.start))
+    return concatenate(found)
 
 
-def _blocks_of_tables(codebooks, represent, n_queries, k, device):
-    """Yield slices of the queries, and their tables."""
-    M, K, _ = codebooks.shape
-    size = max(1, min(_TABLES // (M * K), _CANDIDATES // k))
-    device = torch.empty(0, device=device).device  # "cuda" is the current one of several
+def _blocks_of_tables(queries, k, plan):
+    """Yield slices of the queries, and their tables on the device."""
+    M, K, _ = queries.codebooks.shape
+    size = max(1, min(plan.block_table_entries // (M * K), plan.block_candidates // k))
+    device = torch.empty(0, device=plan.device).device  # "cuda" is the current one of several
     make_tables = _make_tables if _has_float64(device) else _upload_tables
-    there = torch.tensor(codebooks, device=device)
-    for start in range(0, n_queries, size):
-        queries = slice(start, min(start + size, n_queries))
-        tables = make_tables(codebooks, there, represent(queries))
+    codebooks = torch.tensor(queries.codebooks, device=device)
+    for start in range(0, len(queries), size):
+        block = slice(start, min(start + size, len(queries)))
+        tables = make_tables(queries.codebooks, codebooks, queries.vectors(block))
         check_range(tables.max().item(), M)
-        yield queries, tables
+        yield block, tables
 
 
 def _has_float64(device):
@@ -163,7 +183,7 @@ def _on_device(segment, device):
     """
     key = id(segment.blocks), device
     if key not in _stored:
-        lowest_ids = segment.ids[np.cumsum(segment.sizes, dtype=np.int64) - segment.sizes]
+        lowest_ids = segment.ids[np.cumsum(segment.counts, dtype=np.int64) - segment.counts]
         order = np.argsort(lowest_ids)
         codes = segment.codes()[order]
         codes = codes.view(np.int16) if codes.itemsize == 2 else codes  # of uint16, torch knows little
@@ -193,7 +213,7 @@ def _blocks_of_codes(codes, n_queries, smallest, largest):
         start = stop
 
 
-def _nearest_codes(codes, tables, k):
+def _nearest_codes(codes, tables, k, plan):
     """Find the k nearest codes of each query; of those at equal distance, the ones that come first.
 
     Parameters
@@ -204,6 +224,8 @@ def _nearest_codes(codes, tables, k):
         Look-up tables.
     k : int
         Number of codes.
+    plan : Plan
+        How much there may be at a time.
 
     Returns
     -------
@@ -211,16 +233,17 @@ def _nearest_codes(codes, tables, k):
         (distance, position) in one word, ascending: no distance is negative, so the bits of one are in its order.
     """
     n_queries = tables.shape[1]
-    most = max(_CANDIDATES, n_queries * k)
+    n_most = max(plan.block_candidates, n_queries * k)
     keys = torch.full((n_queries, k), _NO_KEY, dtype=torch.int64, device=tables.device)
     # Of as many codes as came before, about k are nearer than the k nearest of those.
-    for start, stop in _blocks_of_codes(codes, n_queries, min(max(_FIRST, k), most // n_queries), _DISTANCES):
-        keys = _keep_nearest(keys, _distances(codes[start:stop], tables).view(torch.int32), start, most)
+    n_first = min(max(plan.first_codes, k), n_most // n_queries)
+    for start, stop in _blocks_of_codes(codes, n_queries, n_first, plan.block_distances):
+        keys = _keep_nearest(keys, _distances(codes[start:stop], tables).view(torch.int32), start, n_most)
     return keys
 
 
-def _keep_nearest(keys, bits, start, most):
-    """Merge codes from position `start` on into the keys; sort at most so many at a time.
+def _keep_nearest(keys, bits, start, n_most):
+    """Merge codes from position `start` on into the keys; sort at most `n_most` at a time.
 
     `bits` are those of their distances, (n_codes, n_queries).
     """
@@ -228,10 +251,10 @@ def _keep_nearest(keys, bits, start, most):
     near = bits < (keys[:, -1] >> 32).int()  # one at equal distance comes later than the k that there are
     n_near = near.sum(dim=0)
     width = int(n_near.max())
-    if width * n_queries > most and len(bits) > 1:
+    if width * n_queries > n_most and len(bits) > 1:
         half = len(bits) // 2
-        keys = _keep_nearest(keys, bits[:half], start, most)
-        return _keep_nearest(keys, bits[half:], start + half, most)
+        keys = _keep_nearest(keys, bits[:half], start, n_most)
+        return _keep_nearest(keys, bits[half:], start + half, n_most)
     if width == 0:
         return keys
     query, code = near.T.nonzero(as_tuple=True)
@@ -249,28 +272,28 @@ def _items(segment, order, keys, lowest_ids, k):
     n_queries, n_codes = keys.shape
     codes = order[keys & _POSITION]
     distances, ids = nothing(n_queries, k)
-    single = (segment.sizes[codes] == 1).all(axis=1)  # then their lowest ids are all that they have
+    single = (segment.counts[codes] == 1).all(axis=1)  # then their lowest ids are all that they have
     distances[single, :n_codes] = (keys[single] >> 32).astype(np.uint32).view(np.float32)
     ids[single, :n_codes] = lowest_ids[single]
     if not single.all():
         keys = (keys & ~_POSITION | codes)[~single].view(np.uint64)
         found = nothing(len(keys), k)
-        merge_found(keys, np.full(len(keys), n_codes), segment.sizes, segment.sampled, segment.ids, *found)
+        merge_found(keys, np.full(len(keys), n_codes), segment, *found)
         distances[~single], ids[~single] = found
     return distances, ids
 
 
-def _within(segment, tables, limit):
-    """Yield, for each block of codes, how many items each query finds up to a limit, their distances and their ids."""
+def _within(segment, tables, threshold, plan):
+    """Yield how many items each query finds in each block of codes up to a threshold, their distances and their ids."""
     codes, _, order = _on_device(segment, tables.device)
-    first = np.cumsum(segment.sizes, dtype=np.int64) - segment.sizes
+    first = np.cumsum(segment.counts, dtype=np.int64) - segment.counts
     n_queries = tables.shape[1]
-    for start, stop in _blocks_of_codes(codes, n_queries, len(codes), _WITHIN):
+    for start, stop in _blocks_of_codes(codes, n_queries, len(codes), plan.block_within):
         distances = _distances(codes[start:stop], tables)
-        query, code = (distances <= limit).T.nonzero(as_tuple=True)
+        query, code = (distances <= threshold).T.nonzero(as_tuple=True)
         distances = distances[code, query].cpu().numpy()
         query, code = query.cpu().numpy(), order[code.cpu().numpy() + start]
-        sizes = segment.sizes[code].astype(np.int64)
-        nth = np.arange(sizes.sum()) - np.repeat(np.cumsum(sizes) - sizes, sizes)
-        ids = segment.ids[np.repeat(first[code], sizes) + nth]
-        yield np.bincount(np.repeat(query, sizes), minlength=n_queries), np.repeat(distances, sizes), ids
+        counts = segment.counts[code].astype(np.int64)
+        nth = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
+        ids = segment.ids[np.repeat(first[code], counts) + nth]
+        yield np.bincount(np.repeat(query, counts), minlength=n_queries), np.repeat(distances, counts), ids

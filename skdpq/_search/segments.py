@@ -1,6 +1,8 @@
-"""A segment of a database of codes: sorted, equal codes stored once, laid out for the kernels.
+"""A segment: some items of a database, sorted by code, equal codes stored once, laid out for the kernels.
 
-Codes stand in blocks of 256, one row a part, (B, M, 256). Being in lexicographic order, neighbouring codes begin
+`CodeIndex` builds and compacts segments, the scans read them; none ever changes.
+
+Codes stand in blocks of 256, one row a part, (B, M, 256). Being in lexicographic order, neighboring codes begin
 alike: blocks whose codes all share their first parts form runs, which a scan can pass over by one comparison. A code
 has up to 255 items, of which one byte holds the number; a code with more is stored again. So a segment takes M bytes
 (2 M above 256 codewords) a distinct code, at most 1.2 bytes more, and 8 bytes an item for its id.
@@ -11,49 +13,49 @@ from typing import NamedTuple
 import numpy as np
 from numba import njit
 
-from .simd import BLOCK
-from .topk import SAMPLED
+from .simd import BLOCK_CODES
 
-_MOST = 255  # items of one stored code
+OFFSET_CODES = 64  # codes from one stored offset to the next
+_MAX_ITEMS = 255  # of one stored code
 
 
 class Segment(NamedTuple):
-    """Arrays that the kernels take, in their order.
+    """The arrays of a segment; kernels take it as it is.
 
     Attributes
     ----------
     blocks : ndarray of shape (B, M, 256), uint8 or uint16
         Codes in lexicographic order; the last one fills up the last block.
-    shared : ndarray of shape (B,), uint8
+    prefix_lengths : ndarray of shape (B,), uint8
         How many parts, from the first, are equal in all codes of the block (at most 255).
-    until : ndarray of shape (B,), uint32
-        The block after the run of blocks that share those parts with one another.
-    sizes : ndarray of shape (n_codes,), uint8
+    run_ends : ndarray of shape (B,), uint32
+        The block after the run of blocks that have those parts in common.
+    counts : ndarray of shape (n_codes,), uint8
         How many items each code has.
-    sampled : ndarray of shape (ceil(n_codes / 64),), int64
+    offsets : ndarray of shape (ceil(n_codes / 64),), int64
         How many items come before code 0, 64, 128, ...
     ids : ndarray of shape (n_items,), int64
         Ids of the items, in the order of their codes, ascending for each.
     """
 
     blocks: np.ndarray
-    shared: np.ndarray
-    until: np.ndarray
-    sizes: np.ndarray
-    sampled: np.ndarray
+    prefix_lengths: np.ndarray
+    run_ends: np.ndarray
+    counts: np.ndarray
+    offsets: np.ndarray
     ids: np.ndarray
 
     def __reduce__(self):
         return _restore, tuple(self)
 
     def codes(self):
-        """Return the distinct codes, (n_codes, M)."""
+        """Return the stored codes, (n_codes, M)."""
         B, M, _ = self.blocks.shape
-        return np.ascontiguousarray(self.blocks.transpose(0, 2, 1)).reshape(B * BLOCK, M)[: len(self.sizes)]
+        return np.ascontiguousarray(self.blocks.transpose(0, 2, 1)).reshape(B * BLOCK_CODES, M)[: len(self.counts)]
 
     def item_codes(self):
         """Return the code of each item, (n_items, M), in the order of `ids`."""
-        return np.repeat(self.codes(), self.sizes, axis=0)
+        return np.repeat(self.codes(), self.counts, axis=0)
 
 
 def build(codes, ids):
@@ -76,7 +78,7 @@ def build(codes, ids):
     new = _new_codes(words, order)
     if not _ascending(ids, order, new):
         order = np.lexsort((ids, *words[::-1]))
-    return _from_sorted(codes, ids, order, new)
+    return _from_sorted(codes, ids[order], order, new)
 
 
 def merge(segments):
@@ -86,7 +88,7 @@ def merge(segments):
 
 
 def keep(segment, kept):
-    """Return the segment without some items; None if none is left.
+    """Return a segment with some items of another; None if there are none.
 
     Parameters
     ----------
@@ -102,9 +104,9 @@ def keep(segment, kept):
     """
     if not kept.any():
         return None
-    code = np.repeat(np.arange(len(segment.sizes)), segment.sizes)[kept]
+    code = np.repeat(np.arange(len(segment.counts)), segment.counts)[kept]
     new = np.concatenate(([True], code[1:] != code[:-1]))
-    return _from_sorted(segment.codes(), segment.ids[kept], code, new, in_order=True)
+    return _from_sorted(segment.codes(), segment.ids[kept], code, new)
 
 
 def distinct_rows(codes):
@@ -131,23 +133,22 @@ def _sort_words(codes):
     return np.ascontiguousarray(as_bytes.view(">u8").T).astype(np.uint64)
 
 
-def _from_sorted(codes, ids, order, new, in_order=False):
-    """Make a segment of rows `order` of the codes, a code beginning wherever `new` says."""
+def _from_sorted(codes, ids, order, new):
+    """Make a segment of items whose codes are the rows `order` of `codes`, a code beginning wherever `new` says."""
     starts = np.flatnonzero(new)
     counts = np.diff(starts, append=len(order))
-    if counts.max() > _MOST:  # store the code again for each further 255 items
-        again = -(-counts // _MOST)
-        nth = np.arange(again.sum()) - np.repeat(np.cumsum(again) - again, again)
-        starts = np.repeat(starts, again) + nth * _MOST
+    if counts.max() > _MAX_ITEMS:  # store the code once for each 255 items
+        n_times = -(-counts // _MAX_ITEMS)
+        nth = np.arange(n_times.sum()) - np.repeat(np.cumsum(n_times) - n_times, n_times)
+        starts = np.repeat(starts, n_times) + nth * _MAX_ITEMS
         counts = np.diff(starts, append=len(order))
     n_codes, M = len(starts), codes.shape[1]
-    B = -(-n_codes // BLOCK)
-    rows = np.full(B * BLOCK, order[starts[-1]])
+    B = -(-n_codes // BLOCK_CODES)
+    rows = np.full(B * BLOCK_CODES, order[starts[-1]])
     rows[:n_codes] = order[starts]
-    blocks = _aligned(codes[rows].reshape(B, BLOCK, M).transpose(0, 2, 1))
-    sizes = counts.astype(np.uint8)
-    sampled = np.ascontiguousarray(starts[::SAMPLED], dtype=np.int64)
-    return Segment(blocks, *_runs(blocks), sizes, sampled, ids if in_order else ids[order])
+    blocks = _aligned(codes[rows].reshape(B, BLOCK_CODES, M).transpose(0, 2, 1))
+    offsets = np.ascontiguousarray(starts[::OFFSET_CODES], dtype=np.int64)
+    return Segment(blocks, *_runs(blocks), counts.astype(np.uint8), offsets, ids)
 
 
 def _aligned(array):
@@ -187,21 +188,21 @@ def _ascending(ids, order, new):
 
 @njit(nogil=True, cache=True)
 def _runs(blocks):
-    """Return how many first parts each block shares, and where its run ends."""
+    """Return the prefix length of each block, and where its run ends."""
     B, M, _ = blocks.shape
-    shared = np.zeros(B, dtype=np.uint8)
-    until = np.empty(B, dtype=np.uint32)
+    prefix_lengths = np.zeros(B, dtype=np.uint8)
+    run_ends = np.empty(B, dtype=np.uint32)
     for b in range(B):
         m = 0
-        while m < min(M, 255) and blocks[b, m, 0] == blocks[b, m, BLOCK - 1]:
+        while m < min(M, 255) and blocks[b, m, 0] == blocks[b, m, BLOCK_CODES - 1]:
             m += 1
-        shared[b] = m
+        prefix_lengths[b] = m
     for b in range(B - 1, -1, -1):
-        until[b] = b + 1
-        if b + 1 < B and shared[b] == shared[b + 1]:
+        run_ends[b] = b + 1
+        if b + 1 < B and prefix_lengths[b] == prefix_lengths[b + 1]:
             equal = True
-            for m in range(shared[b]):
+            for m in range(prefix_lengths[b]):
                 equal &= blocks[b, m, 0] == blocks[b + 1, m, 0]
             if equal:
-                until[b] = until[b + 1]
-    return shared, until
+                run_ends[b] = run_ends[b + 1]
+    return prefix_lengths, run_ends

@@ -1,8 +1,11 @@
-"""The paper's look-up tables (sections 3.1.2 to 3.1.4).
+"""The paper's look-up tables (sections 3.1.2 to 3.1.4), and the queries that they are computed for.
 
-Distances are accumulated in float64 and rounded once to float32, so a table entry is the exact squared distance to
-rounding, whatever the scale or offset of the vectors; a search then sums float32 entries in the order of the parts.
+`CodeIndex` and both scans call this for searches, `DPQClassifier` for its table. Distances are accumulated in float64
+and rounded once to float32, so a table entry is the exact squared distance to rounding, whatever the scale or offset
+of the vectors; a search then sums float32 entries in the order of the parts.
 """
+
+from dataclasses import dataclass
 
 import numba
 import numpy as np
@@ -71,6 +74,39 @@ def lut_symmetric(codebooks, codes):
     # The K codewords of all parts, as if they were K queries: LUTSym whole, at [k1, m, k2].
     whole = lut_asymmetric(codebooks, codebooks.transpose(1, 0, 2).reshape(K, -1))
     return whole[codes, np.arange(M)]
+
+
+@dataclass(frozen=True)
+class Queries:
+    """The queries of a search: a scan asks for the tables or vectors of a block of them when it comes to it.
+
+    Parameters
+    ----------
+    codebooks : ndarray of shape (M, K, D), float32
+        The codebooks of the database.
+    values : ndarray of shape (n_queries, M) or (n_queries, M * D)
+        Valid codes if `symmetric`, else soft representations.
+    symmetric : bool
+        Whether to compare symmetrically (section 3.1.3) or asymmetrically (3.1.4).
+    """
+
+    codebooks: np.ndarray
+    values: np.ndarray
+    symmetric: bool
+
+    def __len__(self):
+        return len(self.values)
+
+    def tables(self, block):
+        """Return the look-up tables of a slice of the queries, (n, M, K) float32; ValueError if they are too large."""
+        tables = (lut_symmetric if self.symmetric else lut_asymmetric)(self.codebooks, self.values[block])
+        if tables.size:
+            check_range(tables.max(), len(self.codebooks))
+        return tables
+
+    def vectors(self, block):
+        """Return the vectors of a slice of the queries, (n, M * D): hard or soft."""
+        return decode(self.values[block], self.codebooks) if self.symmetric else self.values[block]
 
 
 def check_range(largest, M):

@@ -1,25 +1,27 @@
-"""Numba selection among the codes that a scan lets through: which of their items are the nearest, by (distance, id).
+"""Selection among the codes that a scan lets through: which of their items are the nearest, by (distance, id).
 
-A candidate is a key, the bits of its distance above its position in the segment, so that keys sort like distances. A
-code stands for as many items as share it; ids are looked at only where distances tie.
+The kernels call it, and `scan_torch` for what its device has found. A candidate is a key, the bits of its distance
+above its position in the segment, so that keys sort like distances. A code stands for as many items as share it; ids
+are looked at only where distances tie.
 """
 
 import numpy as np
 from numba import njit
 
+from .results import merge_nearest
+from .segments import OFFSET_CODES
 from .simd import bits_float, float_bits
 
-SAMPLED = 64  # codes from one stored sum of sizes to the next
-_FEW = 128  # keys that are sorted by counting
+_SORT_KEYS = 128  # at most so many are sorted by counting
 _BISECTIONS = 12  # leave 1/4096 of the largest distance
 
 
 @njit(nogil=True, cache=True)
-def first_item(sizes, sampled, u):
+def first_item(segment, u):
     """Return the position of code u's first item among the items of a segment."""
-    start = sampled[u // SAMPLED]
-    for v in range(u // SAMPLED * SAMPLED, u):
-        start += sizes[v]
+    start = segment.offsets[u // OFFSET_CODES]
+    for v in range(u // OFFSET_CODES * OFFSET_CODES, u):
+        start += segment.counts[v]
     return start
 
 
@@ -30,7 +32,8 @@ def make_key(distance, position):
 
 
 @njit(nogil=True, cache=True)
-def _distance_of(key):
+def distance_of(key):
+    """Return the distance in a key."""
     return bits_float(np.uint32(key >> np.uint64(32)))
 
 
@@ -41,7 +44,7 @@ def position_of(key):
 
 
 @njit(nogil=True, cache=True)
-def _select(keys, k):
+def select(keys, k):
     """Move the k smallest keys to the front, the largest of them to k - 1 (Hoare)."""
     low = 0
     high = len(keys) - 1
@@ -70,7 +73,7 @@ def _select(keys, k):
 def sorted_keys(keys):
     """Return keys, of which no two are equal, in ascending order."""
     n = len(keys)
-    if n > _FEW:
+    if n > _SORT_KEYS:
         return np.sort(keys)
     # A few are faster counted than sorted: their ranks are vector comparisons without a branch.
     ascending = np.empty(n, dtype=np.uint64)
@@ -83,7 +86,7 @@ def sorted_keys(keys):
 
 
 @njit(nogil=True, cache=True)
-def limit_of_nearest(distances, counts, k):
+def threshold_of_nearest(distances, counts, k):
     """Return a distance up to which there are k items, and few more if it can be had; infinite if there are fewer.
 
     It is sought by bisection, whose steps are vector instructions without a branch.
@@ -99,7 +102,7 @@ def limit_of_nearest(distances, counts, k):
 
     Returns
     -------
-    limit : float32
+    threshold : float32
         The distance.
     """
     low, high = np.float32(0), np.float32(0)
@@ -124,58 +127,59 @@ def limit_of_nearest(distances, counts, k):
 
 
 @njit(nogil=True, cache=True)
-def room(k, sizes, ids):
-    """Return how many keys `keep_nearest` keeps at most, and how many more are worth to be collected between calls."""
-    k = min(k, len(sizes))
-    return k + k // 8 + 1, max(64, min(k, 2 * k * len(sizes) // len(ids)))
+def room(k, segment):
+    """Return how many keys `keep_nearest` keeps at most, and how many more are worth collecting between its calls."""
+    n_codes = len(segment.counts)
+    k = min(k, n_codes)
+    return k + k // 8 + 1, max(64, min(k, 2 * k * n_codes // len(segment.ids)))
 
 
 @njit(nogil=True, cache=True)
-def keep_nearest(keys, size, k, sizes, sampled, ids):
+def keep_nearest(keys, n_keys, k, segment):
     """Move codes that hold the k nearest items to the front.
 
-    Returns how many they are, and the largest distance that an item of interest may have.
+    Returns how many codes these are, and the largest distance that one of the k items may have.
     """
-    distances = np.empty(size, dtype=np.float32)
-    counts = np.ones(size, dtype=np.int32)
-    for i in range(size):
-        distances[i] = _distance_of(keys[i])
-    if len(ids) > len(sizes):
-        for i in range(size):
-            counts[i] = sizes[position_of(keys[i])]
-    limit = limit_of_nearest(distances, counts, k)
+    distances = np.empty(n_keys, dtype=np.float32)
+    counts = np.ones(n_keys, dtype=np.int32)
+    for i in range(n_keys):
+        distances[i] = distance_of(keys[i])
+    if len(segment.ids) > len(segment.counts):
+        for i in range(n_keys):
+            counts[i] = segment.counts[position_of(keys[i])]
+    threshold = threshold_of_nearest(distances, counts, k)
     n_kept = 0
-    for i in range(size):
-        n_kept += distances[i] <= limit
-    if n_kept <= room(k, sizes, ids)[0]:
+    for i in range(n_keys):
+        n_kept += distances[i] <= threshold
+    if n_kept <= room(k, segment)[0]:
         n_kept = 0
-        for i in range(size):
+        for i in range(n_keys):
             keys[n_kept] = keys[i]
-            n_kept += distances[i] <= limit
-        return n_kept, limit
+            n_kept += distances[i] <= threshold
+        return n_kept, threshold
     # Many are equally far.
-    _select(keys[:size], k)
-    limit = _distance_of(keys[k - 1])
-    _keep_lowest_ids(keys[:size], k, limit, sizes, sampled, ids)
-    return k, limit
+    select(keys[:n_keys], k)
+    threshold = distance_of(keys[k - 1])
+    _keep_lowest_ids(keys[:n_keys], k, threshold, segment)
+    return k, threshold
 
 
 @njit(nogil=True, cache=True)
-def _keep_lowest_ids(keys, k, limit, sizes, sampled, ids):
-    """Of the codes at distance `limit`, of which not all fit among the first k, take those whose ids are lowest."""
+def _keep_lowest_ids(keys, k, threshold, segment):
+    """Of the codes at the threshold, of which not all fit among the first k, take those whose ids are lowest."""
     n_less = 0
     for i in range(k):
-        if _distance_of(keys[i]) < limit:
+        if distance_of(keys[i]) < threshold:
             keys[n_less], keys[i] = keys[i], keys[n_less]
             n_less += 1
     n_tied = n_less
     for i in range(n_less, len(keys)):
-        if _distance_of(keys[i]) == limit:
+        if distance_of(keys[i]) == threshold:
             keys[n_tied], keys[i] = keys[i], keys[n_tied]
             n_tied += 1
     first = np.empty(n_tied - n_less, dtype=np.uint64)  # as all that is sorted here: a sort takes long to compile
     for i in range(len(first)):
-        first[i] = ids[first_item(sizes, sampled, position_of(keys[n_less + i]))]
+        first[i] = segment.ids[first_item(segment, position_of(keys[n_less + i]))]
     highest = np.sort(first)[k - n_less - 1]
     n_kept = n_less
     for i in range(len(first)):
@@ -185,49 +189,49 @@ def _keep_lowest_ids(keys, k, limit, sizes, sampled, ids):
 
 
 @njit(nogil=True, cache=True)
-def _lowest_ids(keys, most, sizes, sampled, ids):
-    """Return the lowest ids among the items of some codes, ascending and at most so many."""
+def _lowest_ids(keys, n_most, segment):
+    """Return the lowest ids among the items of some codes, ascending, at most `n_most`."""
     n = np.int64(0)
     for key in keys:
-        n += min(sizes[position_of(key)], most)
+        n += min(segment.counts[position_of(key)], n_most)
     lowest = np.empty(n, dtype=np.uint64)
     n = np.int64(0)
     in_order = True
     for key in keys:
-        start = first_item(sizes, sampled, position_of(key))
-        if n >= most and np.uint64(ids[start]) > lowest[most - 1]:
+        start = first_item(segment, position_of(key))
+        if n >= n_most and np.uint64(segment.ids[start]) > lowest[n_most - 1]:
             continue  # so do all but the first of a code that is stored more than once
-        in_order &= n == 0 or np.uint64(ids[start]) > lowest[n - 1]
-        for item in range(start, start + min(sizes[position_of(key)], most)):
-            lowest[n] = ids[item]
+        in_order &= n == 0 or np.uint64(segment.ids[start]) > lowest[n - 1]
+        for item in range(start, start + min(segment.counts[position_of(key)], n_most)):
+            lowest[n] = segment.ids[item]
             n += 1
-        if n > most or (n == most and not in_order):
-            _select(lowest[:n], most)
-            n = most
+        if n > n_most or (n == n_most and not in_order):
+            select(lowest[:n], n_most)
+            n = n_most
             in_order = False
     return lowest[:n] if in_order else np.sort(lowest[:n])
 
 
 @njit(nogil=True, cache=True)
-def expand(keys, sizes, sampled, ids, most, out_distances, out_ids):
-    """Write the items of codes whose keys are sorted, by (distance, id), at most so many; return how many there are."""
+def expand(keys, segment, n_most, out_distances, out_ids):
+    """Write the items of codes whose keys are sorted, by (distance, id), at most `n_most`; return how many."""
     n = np.int64(0)
     i = 0
-    while i < len(keys) and n < most:
+    while i < len(keys) and n < n_most:
         end = i + 1
         while end < len(keys) and keys[end] >> np.uint64(32) == keys[i] >> np.uint64(32):
             end += 1
-        distance = _distance_of(keys[i])
+        distance = distance_of(keys[i])
         if end == i + 1:  # no tie, so the ids are in order as they are stored
             u = position_of(keys[i])
-            start = first_item(sizes, sampled, u)
-            n_items = min(np.int64(sizes[u]), most - n)
+            start = first_item(segment, u)
+            n_items = min(np.int64(segment.counts[u]), n_most - n)
             for j in range(n_items):
                 out_distances[n + j] = distance
-                out_ids[n + j] = ids[start + j]
+                out_ids[n + j] = segment.ids[start + j]
             n += n_items
         else:
-            for item in _lowest_ids(keys[i:end], most - n, sizes, sampled, ids):
+            for item in _lowest_ids(keys[i:end], n_most - n, segment):
                 out_distances[n] = distance
                 out_ids[n] = item
                 n += 1
@@ -236,97 +240,28 @@ def expand(keys, sizes, sampled, ids, most, out_distances, out_ids):
 
 
 @njit(nogil=True, cache=True)
-def merge_nearest(distances, ids, other_distances, other_ids):
-    """Merge, in place, rows of (distance, id) in ascending order with others, and keep as many as there were.
+def merge_found(keys, n_keys, segment, distances, ids):
+    """Merge the nearest items of each query's candidates with what was found before.
 
     Parameters
     ----------
-    distances, other_distances : ndarray of shape (n_queries, k), (n_queries, k'), float32
-        Ascending; infinite where there is no item.
-    ids, other_ids : ndarray of shape (n_queries, k), (n_queries, k'), int64
-        The items' ids, ascending at equal distance.
-    """
-    k = distances.shape[1]
-    merged_distances = np.empty(k, dtype=np.float32)
-    merged_ids = np.empty(k, dtype=np.int64)
-    for q in range(len(distances)):
-        a = 0
-        b = 0
-        for i in range(k):
-            if b == other_distances.shape[1] or (
-                distances[q, a] < other_distances[q, b]
-                or (distances[q, a] == other_distances[q, b] and ids[q, a] <= other_ids[q, b])
-            ):
-                merged_distances[i] = distances[q, a]
-                merged_ids[i] = ids[q, a]
-                a += 1
-            else:
-                merged_distances[i] = other_distances[q, b]
-                merged_ids[i] = other_ids[q, b]
-                b += 1
-        for i in range(k):
-            distances[q, i] = merged_distances[i]
-            ids[q, i] = merged_ids[i]
-
-
-@njit(nogil=True, cache=True)
-def merge_found(keys, size, sizes, sampled, ids, distances, out_ids):
-    """Merge the nearest items of each query's codes with what was found before.
-
-    Parameters
-    ----------
-    keys : ndarray of shape (n_queries, n_keys), uint64
-        Each (distance, position of a code) in one word; overwritten.
-    size : ndarray of shape (n_queries,), int64
+    keys : ndarray of shape (n_queries, n), uint64
+        The candidates' keys; overwritten.
+    n_keys : ndarray of shape (n_queries,), int64
         How many keys each query has.
-    sizes, sampled, ids : ndarray
-        Arrays of the segment.
-    distances, out_ids : ndarray of shape (n_queries, k)
-        As for `scan_nearest`.
+    segment : Segment
+        Where the candidates stand.
+    distances, ids : ndarray of shape (n_queries, k)
+        The nearest items found before, as `results.merge_nearest` takes them; overwritten.
     """
     k = distances.shape[1]
     found_distances = np.empty((1, k), dtype=np.float32)
     found_ids = np.empty((1, k), dtype=np.int64)
     for q in range(len(keys)):
-        n, _ = keep_nearest(keys[q], size[q], k, sizes, sampled, ids)
+        n, _ = keep_nearest(keys[q], n_keys[q], k, segment)
         nearest = sorted_keys(keys[q, :n])
         if distances[q, 0] == np.inf:
-            expand(nearest, sizes, sampled, ids, k, distances[q], out_ids[q])
+            expand(nearest, segment, k, distances[q], ids[q])
             continue
-        n = expand(nearest, sizes, sampled, ids, k, found_distances[0], found_ids[0])
-        merge_nearest(distances[q : q + 1], out_ids[q : q + 1], found_distances[:, :n], found_ids[:, :n])
-
-
-@njit(nogil=True, cache=True)
-def without_self(query_of_item, item_ids, starts, distances, ids, indptr):
-    """Copy the results of queries to the items that share them, each item without itself.
-
-    Parameters
-    ----------
-    query_of_item : ndarray of shape (n,), int64
-        Which query each item shares.
-    item_ids : ndarray of shape (n,), int64
-        The items' ids.
-    starts : ndarray of shape (n_queries + 1,), int64
-        Where the results of each query start.
-    distances, ids : ndarray of shape (n_results,), float32 and int64
-        Results of the queries.
-    indptr : ndarray of shape (n + 1,), int64
-        Where the results of each item are to start; what does not fit is dropped.
-
-    Returns
-    -------
-    distances, ids : ndarray of shape (indptr[-1],), float32 and int64
-        Results of the items.
-    """
-    out_distances = np.empty(indptr[-1], dtype=np.float32)
-    out_ids = np.empty(indptr[-1], dtype=np.int64)
-    for item in range(len(item_ids)):
-        to = indptr[item]
-        query = query_of_item[item]
-        for i in range(starts[query], starts[query + 1]):
-            if ids[i] != item_ids[item] and to < indptr[item + 1]:
-                out_distances[to] = distances[i]
-                out_ids[to] = ids[i]
-                to += 1
-    return out_distances, out_ids
+        n = expand(nearest, segment, k, found_distances[0], found_ids[0])
+        merge_nearest(distances[q : q + 1], ids[q : q + 1], found_distances[:, :n], found_ids[:, :n])

@@ -23,7 +23,7 @@ def make_problem(n_units, seed=0, n_classes=C, **sizes):
     """Return a network in float64 and data for it."""
     generator = torch.Generator().manual_seed(seed)
     network = DPQNetwork(n_units, n_classes, **sizes).double()
-    network.initialise(generator)
+    network.initialize(generator)
     with torch.no_grad():
         network.class_centers.normal_(generator=generator)
     X = torch.randn(N, n_units, dtype=torch.float64, generator=generator)
@@ -79,6 +79,23 @@ def test_steps_are_those_of_autograd(worth_splitting, sizes, weights, smoothing,
         np.testing.assert_allclose(state["exp_avg"][name], expected_moment, rtol=1e-6, atol=1e-12, err_msg=name)
     for name in expected:
         torch.testing.assert_close(parameters[name], expected[name], rtol=1e-5, atol=1e-8)
+
+
+def test_codes_are_of_the_logits_where_the_softmax_rounds_two_to_one():
+    terms = []
+    for step_class in (RecordedStep, AutogradStep):
+        network, X, y, weight = make_problem(7, M=1, K=2, D=3, hidden_layer_sizes=(), part_layer_sizes=())
+        with torch.no_grad():
+            network.parts[0].weight.zero_()
+            network.parts[0].bias.copy_(torch.tensor([0.0, 1e-20]))
+            hard = network.codebooks[0, 1].expand(3, 3)
+            expected = torch.nn.functional.cross_entropy(network.classifier(hard), y[:3])
+        batch_size = (3,) if step_class is RecordedStep else ()
+        step = step_class(network, dict.fromkeys(TERMS, 1.0), 0.0, 0.1, *batch_size, torch.Generator())
+        with step:
+            terms.append(step(X, y, torch.ones_like(weight), torch.arange(3), 0.01))
+    torch.testing.assert_close(terms[0], terms[1])
+    torch.testing.assert_close(terms[0][TERMS.index("softmax_hard")], expected)
 
 
 def test_a_step_goes_on_from_the_state_of_another():
@@ -139,7 +156,7 @@ def test_an_error_in_either_thread_ends_both(failing, monkeypatch):
 def test_dropout_drops_its_share_independently_and_keeps_the_mean(dropout):
     n = 400
     network = DPQNetwork(n, C, M=2, K=4, D=2, hidden_layer_sizes=(), part_layer_sizes=(), dropout=dropout)
-    network.initialise(torch.Generator().manual_seed(0))
+    network.initialize(torch.Generator().manual_seed(0))
     step = RecordedStep(network, dict.fromkeys(TERMS, 1.0), 0.0, 0.1, 100, torch.Generator().manual_seed(0))
     X = torch.ones(100, n)
     with step:

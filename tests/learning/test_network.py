@@ -14,7 +14,7 @@ from skdpq._learning.network import DPQNetwork, SoftAndHard, concatenate_parts
 def make_network(n_units=12, n_classes=3, *, seed=0, dtype=torch.float64, **sizes):
     sizes = {"M": 4, "K": 5, "D": 2, "hidden_layer_sizes": (), "part_layer_sizes": ()} | sizes
     network = DPQNetwork(n_units, n_classes, **sizes).to(dtype)
-    network.initialise(torch.Generator().manual_seed(seed))
+    network.initialize(torch.Generator().manual_seed(seed))
     return network
 
 
@@ -125,7 +125,7 @@ def test_the_hard_loss_reaches_the_part_networks_and_the_trunk():
     assert network.codebooks.grad.abs().max() > 0
 
 
-def test_initialisation_is_the_generators_alone():
+def test_initialization_is_the_generators_alone():
     before = torch.random.get_rng_state()
     first, second = make_network(seed=3), make_network(seed=3)
     assert torch.equal(torch.random.get_rng_state(), before)

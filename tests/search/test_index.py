@@ -1,7 +1,6 @@
 """CodeIndex: searches equal brute force bit for bit, and updates equal a dict."""
 
 import copy
-from contextlib import contextmanager
 from typing import NamedTuple
 
 import numpy as np
@@ -12,6 +11,8 @@ from numpy.testing import assert_array_equal
 from scipy.sparse import csr_array
 
 from skdpq._search.index import CodeIndex
+from skdpq._search.scan_numba import Plan
+from skdpq._search.simd import HAS_SIMD
 
 
 def brute_force(codebooks, codes, queries, symmetric):
@@ -61,14 +62,14 @@ class Problem:
         self.queries = {True: rng.integers(K, size=(n_queries, M)), False: (soft * scale).astype(np.float32)}
         self.index = CodeIndex(self.codebooks)
         if n_portions == 1:
-            self.index.add(codes)
+            self.index = self.index.add(codes)
             self.ids, self.codes = np.arange(n), codes
             return
         ids = rng.permutation(2 * n)[:n]
         for portion in np.array_split(np.arange(n), n_portions):
-            self.index.add(codes[portion], ids[portion])
+            self.index = self.index.add(codes[portion], ids[portion])
         kept = rng.random(n) < 0.7
-        self.index.remove(ids[~kept])
+        self.index = self.index.remove(ids[~kept])
         order = np.argsort(ids[kept])
         self.ids, self.codes = ids[kept][order], codes[kept][order]
 
@@ -96,24 +97,26 @@ class Search(NamedTuple):
 
     symmetric: bool
     n_threads: int
-    shuffles: bool  # look-ups in registers, where the machine has such
+    simd: bool  # where the machine has it
     few: int  # queries below which threads share out the database, and queries are not summed together
 
-    @contextmanager
-    def chosen(self):
+    def options(self):
         """Search this way, however small the problem is."""
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("skdpq._search.scan_numba._WORTH_THREADS", 0)
-            patch.setattr("skdpq._search.scan_numba._FEW", self.few)
-            patch.setattr("skdpq._search.scan_numba._FEW_FOR_MEMORY", self.few)
-            patch.setattr("skdpq._search.scan_numba._ENOUGH_TOGETHER", self.few)
-            if not self.shuffles:
-                patch.setattr("skdpq._search.scan_numba.n_registers", lambda K: 0)
-            yield {"n_jobs": self.n_threads}
+        return {
+            "symmetric": self.symmetric,
+            "n_jobs": self.n_threads,
+            "plan": Plan(
+                simd=self.simd and HAS_SIMD,
+                min_lookups_of_threads=0,
+                min_queries_per_thread=self.few,
+                min_queries_per_thread_of_memory=self.few,
+                min_queries_together=self.few,
+            ),
+        }
 
 
 searches = st.builds(
-    Search, st.booleans(), n_threads=st.sampled_from([1, 2, 3]), shuffles=st.booleans(), few=st.sampled_from([1, 1000])
+    Search, st.booleans(), n_threads=st.sampled_from([1, 2, 3]), simd=st.booleans(), few=st.sampled_from([1, 1000])
 )
 
 
@@ -128,10 +131,7 @@ def test_kneighbors_is_brute_force_bit_for_bit(problem, search, data):
     if n == 0:
         return
     k = n if data is None else data.draw(st.integers(1, n) | st.integers(1, min(n, 12)) | st.just(n))
-    with search.chosen() as options:
-        distances, ids = problem.index.kneighbors(
-            problem.queries[search.symmetric], k, symmetric=search.symmetric, **options
-        )
+    distances, ids = problem.index.kneighbors(problem.queries[search.symmetric], k, **search.options())
     expected = problem.expected(search.symmetric)
     all_bits_equal(ids, np.array([problem.ids[order[:k]] for _, order in expected]))
     all_bits_equal(distances, np.array([row[order[:k]] for row, order in expected]))
@@ -144,10 +144,8 @@ def test_radius_neighbors_is_brute_force_bit_for_bit(problem, search, quantile):
     # a distance that occurs, so that the boundary matters; or beyond all
     beyond = quantile > 1 or rows.size == 0
     limit = np.finfo(np.float32).max if beyond else np.quantile(rows, quantile, method="lower")
-    with search.chosen() as options:
-        counts, distances, ids = problem.index.radius_neighbors(
-            problem.queries[search.symmetric], limit, symmetric=search.symmetric, **options
-        )
+    queries = problem.queries[search.symmetric]
+    counts, distances, ids = problem.index.radius_neighbors(queries, limit, **search.options())
     within = [order[row[order] <= limit] for row, order in expected]
     all_bits_equal(counts, np.array([len(order) for order in within]))
     all_bits_equal(ids, problem.ids[np.concatenate(within)])
@@ -164,11 +162,12 @@ def test_all_pairs_are_brute_force_without_oneself(problem, search, data):
     rows = brute_force(problem.codebooks, problem.codes, problem.codes, True)
     orders = [ranking(row, problem.ids) for row in rows]
     orders = [order[order != item] for item, order in enumerate(orders)]
-    with search.chosen() as options:
-        distances, ids = problem.index.all_kneighbors(k, **options)
-        limit = np.quantile(rows, 0.2, method="lower")
-        counts, near_distances, near_ids = problem.index.all_radius_neighbors(limit, **options)
-        assert not problem.index.all_radius_neighbors(np.float32(-1), **options)[0].any()
+    options = search.options()
+    del options["symmetric"]
+    distances, ids = problem.index.all_kneighbors(k, **options)
+    limit = np.quantile(rows, 0.2, method="lower")
+    counts, near_distances, near_ids = problem.index.all_radius_neighbors(limit, **options)
+    assert not problem.index.all_radius_neighbors(np.float32(-1), **options)[0].any()
     all_bits_equal(ids, np.array([problem.ids[order[:k]] for order in orders]))
     all_bits_equal(distances, np.array([row[order[:k]] for row, order in zip(rows, orders, strict=True)]))
     within = [order[row[order] <= limit] for row, order in zip(rows, orders, strict=True)]
@@ -180,15 +179,15 @@ def test_all_pairs_are_brute_force_without_oneself(problem, search, data):
 @pytest.mark.parametrize("n_distinct", [40, 30_000, 10**9])
 @pytest.mark.parametrize("kind", ["integers", 1.0])
 @pytest.mark.parametrize("K", [64, 256, 300])
-@pytest.mark.parametrize("shuffles", [True, False])
+@pytest.mark.parametrize("simd", [True, False])
 @pytest.mark.parametrize("few", [1, 1000])
-def test_a_database_of_many_chunks_of_blocks(K, kind, n_distinct, shuffles, few):
+def test_a_database_of_many_chunks_of_blocks(K, kind, n_distinct, simd, few):
     problem = Problem(3, 4, K, 2, 60_000, 3, n_distinct, kind, n_portions=3)
     for symmetric in (False, True):
         expected = problem.expected(symmetric)
         for k in (1, 10, 1000):
-            with Search(symmetric, 1, shuffles, few).chosen():
-                distances, ids = problem.index.kneighbors(problem.queries[symmetric], k, symmetric=symmetric)
+            options = Search(symmetric, 1, simd, few).options()
+            distances, ids = problem.index.kneighbors(problem.queries[symmetric], k, **options)
             all_bits_equal(ids, np.array([problem.ids[order[:k]] for _, order in expected]))
             all_bits_equal(distances, np.array([row[order[:k]] for row, order in expected]))
 
@@ -206,26 +205,25 @@ def test_fewer_neighbors_are_a_prefix_of_more(problem, symmetric):
 
 
 @pytest.mark.parametrize("symmetric", [False, True])
-@pytest.mark.parametrize("name", ["_TABLES", "_KEYS", "_BOUNDS"])
-def test_many_queries_over_several_blocks_of_queries_equal_one_at_a_time(symmetric, name, monkeypatch):
+@pytest.mark.parametrize("name", ["block_table_entries", "block_keys", "block_u8_entries"])
+def test_many_queries_over_several_blocks_of_queries_equal_one_at_a_time(symmetric, name):
     problem = Problem(0, 4, 16, 2, 3000, 40, 3000, "integers")
     queries = problem.queries[symmetric]
     expected = problem.index.kneighbors(queries, 7, symmetric=symmetric)
     within = problem.index.radius_neighbors(queries, np.float32(9), symmetric=symmetric)
-    monkeypatch.setattr("skdpq._search.scan_numba._WORTH_THREADS", 0)
-    monkeypatch.setattr(f"skdpq._search.scan_numba.{name}", 3 * 4 * 64)  # few queries a block
+    plan = Plan(min_lookups_of_threads=0)._replace(**{name: 3 * 4 * 64})  # few queries a block
     for n_jobs in [None, 1, 2, -1]:
-        options = {"symmetric": symmetric, "n_jobs": n_jobs}
+        options = {"symmetric": symmetric, "n_jobs": n_jobs, "plan": plan}
         for actual, part in zip(problem.index.kneighbors(queries, 7, **options), expected, strict=True):
             all_bits_equal(actual, part)
         for actual, part in zip(problem.index.radius_neighbors(queries, np.float32(9), **options), within, strict=True):
             all_bits_equal(actual, part)
 
 
-def test_a_table_larger_than_a_block_of_tables_is_searched(monkeypatch):
+def test_a_table_larger_than_a_block_of_tables_is_searched():
     problem = Problem(1, 4, 16, 2, 50, 3, 50, 1.0)
-    monkeypatch.setattr("skdpq._search.scan_numba._TABLES", 5)
-    distances, _ = problem.index.kneighbors(problem.queries[False], 50, symmetric=False)
+    plan = Plan(block_table_entries=5)
+    distances, _ = problem.index.kneighbors(problem.queries[False], 50, symmetric=False, plan=plan)
     all_bits_equal(distances, np.array([row[order] for row, order in problem.expected(False)]))
 
 
@@ -319,7 +317,7 @@ def test_any_sequence_of_updates_equals_a_dict(sequence, seed):
     rng = np.random.default_rng(seed)
     index, model, next_id = CodeIndex(np.zeros((2, 300, 1))), {}, 0
     for name, size, ids in sequence:
-        before, contents = index.segments, copy.deepcopy(index.segments)
+        before, contents = index, copy.deepcopy(index)
         if name == "add":
             n = size if ids is None else len(ids)
             codes = rng.integers(300, size=(n, 2))
@@ -331,16 +329,16 @@ def test_any_sequence_of_updates_equals_a_dict(sequence, seed):
         if not valid:
             with pytest.raises(ValueError, match="Expected ids"):
                 index.add(codes, ids) if name == "add" else index.remove(ids)
-            assert index.segments is before
         elif name == "add":
             new = range(next_id, next_id + n) if ids is None else ids
-            assert_array_equal(index.add(codes, ids), new)
+            index = index.add(codes, ids)
             model.update(zip(new, codes.tolist(), strict=True))
             next_id = max([next_id, *(i + 1 for i in new)])
         else:
-            index.remove(ids)
+            index = index.remove(ids)
             model = {i: code for i, code in model.items() if i not in ids}
-        for segment, copied in zip(before, contents, strict=True):  # a search under way would read these
+        assert before.next_id == contents.next_id
+        for segment, copied in zip(before.segments, contents.segments, strict=True):  # searches under way read these
             for array, copied_array in zip(segment, copied, strict=True):
                 assert_array_equal(array, copied_array)
         assert index.codes.dtype == np.uint16
@@ -353,20 +351,14 @@ def test_any_sequence_of_updates_equals_a_dict(sequence, seed):
 
 
 def test_ids_are_not_given_again_after_their_removal():
-    index = CodeIndex(np.zeros((1, 4, 1)))
-    index.add([[0], [1], [2]])
-    index.remove([2])
-    index.add([[3]])
+    index = CodeIndex(np.zeros((1, 4, 1))).add([[0], [1], [2]]).remove([2]).add([[3]])
     assert index.ids.tolist() == [0, 1, 3]
-    index.remove(index.ids)
-    index.add([[0]])
+    index = index.remove(index.ids).add([[0]])
     assert index.ids.tolist() == [4]
 
 
 def test_results_follow_ids_not_the_order_of_adding():
-    index = CodeIndex(np.zeros((1, 4, 1)))
-    index.add([[0], [1]], ids=[7, 3])
-    index.add([[2]], ids=[5])
+    index = CodeIndex(np.zeros((1, 4, 1))).add([[0], [1]], ids=[7, 3]).add([[2]], ids=[5])
     assert index.ids.tolist() == [3, 5, 7]
     assert index.codes.ravel().tolist() == [1, 2, 0]
 
@@ -394,8 +386,7 @@ def test_results_follow_ids_not_the_order_of_adding():
     ],
 )
 def test_a_failing_add_leaves_the_index_as_it_was(codes, ids):
-    index = CodeIndex(np.zeros((2, 4, 1)))
-    index.add([[1, 2], [3, 0]])
+    index = CodeIndex(np.zeros((2, 4, 1))).add([[1, 2], [3, 0]])
     with pytest.raises(ValueError, match="Expected"):
         index.add(codes, ids)
     assert index.ids.tolist() == [0, 1]
@@ -412,19 +403,16 @@ def test_sparse_codes_are_a_type_error():
 
 @pytest.mark.parametrize("ids", [[2], [-1], [0.0], [0, 9], ["0"], 0, [[0]]])
 def test_a_failing_remove_leaves_the_index_as_it_was(ids):
-    index = CodeIndex(np.zeros((2, 4, 1)))
-    index.add([[1, 2], [3, 0]])
+    index = CodeIndex(np.zeros((2, 4, 1))).add([[1, 2], [3, 0]])
     with pytest.raises(ValueError, match="Expected"):
         index.remove(ids)
     assert index.ids.tolist() == [0, 1]
 
 
 def test_the_largest_id_leaves_none_to_give():
-    index = CodeIndex(np.zeros((2, 4, 1)))
-    index.add([[1, 2]], ids=[2**63 - 2])
-    index.add(np.empty((0, 2), int))
+    index = CodeIndex(np.zeros((2, 4, 1))).add([[1, 2]], ids=[2**63 - 2]).add(np.empty((0, 2), int))
     with pytest.raises(ValueError, match="none are left"):
         index.add([[3, 0]])
-    index.add([[3, 0]], ids=[0])
+    index = index.add([[3, 0]], ids=[0])
     assert index.ids.dtype == np.int64
     assert index.ids.tolist() == [0, 2**63 - 2]

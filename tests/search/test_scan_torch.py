@@ -4,7 +4,6 @@ import copy
 import gc
 import pickle
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -20,27 +19,19 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from skdpq import DPQNeighbors, ProductQuantizer, _device
 from skdpq._search import scan_torch
 from skdpq._search.index import CodeIndex
+from skdpq._search.scan_torch import Plan
 
 AVAILABLE = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
 DEVICES = [torch.device(name) for name, available in AVAILABLE.items() if available]
 
-# Table entries, distances, candidates, and distances within a radius at a time; codes at first: none is too few.
-LIMITS = ("_TABLES", "_DISTANCES", "_CANDIDATES", "_WITHIN", "_FIRST")
-GENEROUS = tuple(getattr(scan_torch, name) for name in LIMITS)
-TIGHT = [GENEROUS, (2000, 3000, 64, 500, 8), (1, 1, 1, 1, 1), (10**6, 10**6, 1, 40, 100)]
+GENEROUS = Plan()
+ONE_AT_A_TIME = Plan(None, 1, 1, 1, 1, 1)
+TIGHT = [GENEROUS, Plan(None, 2000, 3000, 64, 500, 8), ONE_AT_A_TIME, Plan(None, 10**6, 10**6, 1, 40, 100)]
 
 
-@contextmanager
-def limited(limits):
-    with pytest.MonkeyPatch.context() as patch:
-        for name, limit in zip(LIMITS, limits, strict=True):
-            patch.setattr(scan_torch, name, limit)
-        yield
-
-
-def small(problem, limits):
+def small(problem, plan):
     """Whether so many blocks are few enough to test."""
-    return limits != (1, 1, 1, 1, 1) or len(problem.codes) * len(problem.queries[True]) < 2000
+    return plan != ONE_AT_A_TIME or len(problem.codes) * len(problem.queries[True]) < 2000
 
 
 @pytest.mark.parametrize("device", DEVICES, ids=str)
@@ -48,13 +39,13 @@ def small(problem, limits):
 @given(problems, st.booleans(), st.sampled_from(TIGHT), st.data())
 @example(Problem(0, 2, 65536, 1, 3000, 9, 3000, 1.0, 2), False, GENEROUS, None)
 @example(Problem(1, 64, 256, 1, 3000, 9, 3000, 1.0, 2), True, GENEROUS, None)
-def test_kneighbors_is_brute_force_bit_for_bit(device, problem, symmetric, limits, data):
+def test_kneighbors_is_brute_force_bit_for_bit(device, problem, symmetric, plan, data):
     n = len(problem.codes)
-    if n == 0 or not small(problem, limits):
+    if n == 0 or not small(problem, plan):
         return
     k = n if data is None else data.draw(st.integers(1, n) | st.integers(1, min(n, 12)) | st.just(n))
-    with limited(limits):
-        distances, ids = problem.index.kneighbors(problem.queries[symmetric], k, symmetric=symmetric, device=device)
+    options = {"symmetric": symmetric, "device": device, "plan": plan}
+    distances, ids = problem.index.kneighbors(problem.queries[symmetric], k, **options)
     expected = problem.expected(symmetric)
     all_bits_equal(ids, np.array([problem.ids[order[:k]] for _, order in expected]))
     all_bits_equal(distances, np.array([row[order[:k]] for row, order in expected]))
@@ -62,17 +53,15 @@ def test_kneighbors_is_brute_force_bit_for_bit(device, problem, symmetric, limit
 
 @pytest.mark.parametrize("device", DEVICES, ids=str)
 @given(problems, st.booleans(), st.sampled_from(TIGHT), st.sampled_from([0, 0.1, 0.5, 1, 2]))
-def test_radius_neighbors_is_brute_force_bit_for_bit(device, problem, symmetric, limits, quantile):
-    if not small(problem, limits):
+def test_radius_neighbors_is_brute_force_bit_for_bit(device, problem, symmetric, plan, quantile):
+    if not small(problem, plan):
         return
     expected = problem.expected(symmetric)
     rows = np.array([row for row, _ in expected])
     beyond = quantile > 1 or rows.size == 0
     limit = np.finfo(np.float32).max if beyond else np.quantile(rows, quantile, method="lower")
-    with limited(limits):
-        counts, distances, ids = problem.index.radius_neighbors(
-            problem.queries[symmetric], limit, symmetric=symmetric, device=device
-        )
+    options = {"symmetric": symmetric, "device": device, "plan": plan}
+    counts, distances, ids = problem.index.radius_neighbors(problem.queries[symmetric], limit, **options)
     within = [order[row[order] <= limit] for row, order in expected]
     all_bits_equal(counts, np.array([len(order) for order in within]))
     all_bits_equal(ids, problem.ids[np.concatenate(within)])
@@ -143,28 +132,26 @@ class Largest(TorchDispatchMode):
 def test_the_order_of_adding_changes_no_result_and_little_memory(device, nearest_last):
     codebooks = np.arange(1024, dtype=np.float32).reshape(1, 1024, 1)
     codes = np.arange(1024)[:, None]
-    index = CodeIndex(codebooks)
-    index.add(codes[::-1] if nearest_last else codes)
+    index = CodeIndex(codebooks).add(codes[::-1] if nearest_last else codes)
     queries = np.zeros((5, 1), dtype=np.float32)
     index.kneighbors(queries[:1], 1, symmetric=False, device=device)  # leaves the codes on the device
-    with limited((10**6, 10**6, 100, 10**6, 100)), Largest() as largest:
-        distances, ids = index.kneighbors(queries, 20, symmetric=False, device=device)
+    plan = Plan(None, 10**6, 10**6, 100, 10**6, 100)
+    with Largest() as largest:
+        distances, ids = index.kneighbors(queries, 20, symmetric=False, device=device, plan=plan)
     assert largest.n_int64 <= 100 + 5 * 20
     assert_array_equal(distances, np.tile(np.arange(20.0) ** 2, (5, 1)))
     assert_array_equal(ids, np.tile(np.arange(1023, 1003, -1) if nearest_last else np.arange(20), (5, 1)))
 
 
 @pytest.mark.parametrize("device", DEVICES, ids=str)
-@pytest.mark.parametrize("limits", TIGHT[:2])
-def test_the_lowest_ids_come_first_where_all_distances_are_equal(device, limits):
+@pytest.mark.parametrize("plan", TIGHT[:2], ids=["generous", "tight"])
+def test_the_lowest_ids_come_first_where_all_distances_are_equal(device, plan):
     rng = np.random.default_rng(0)
     ids = rng.permutation(10_000)[:3000]
-    index = CodeIndex(np.zeros((2, 300, 1)))
-    index.add(rng.integers(300, size=(3000, 2)), ids)
-    with limited(limits):
-        for k in (1, 7, 64, 65, 2999, 3000):
-            found = index.kneighbors(np.zeros((4, 2), np.float32), k, symmetric=False, device=device)[1]
-            assert_array_equal(found, np.tile(np.sort(ids)[:k], (4, 1)))
+    index = CodeIndex(np.zeros((2, 300, 1))).add(rng.integers(300, size=(3000, 2)), ids)
+    for k in (1, 7, 64, 65, 2999, 3000):
+        found = index.kneighbors(np.zeros((4, 2), np.float32), k, symmetric=False, device=device, plan=plan)[1]
+        assert_array_equal(found, np.tile(np.sort(ids)[:k], (4, 1)))
 
 
 @pytest.mark.parametrize("device", DEVICES, ids=str)
@@ -173,15 +160,15 @@ def test_memory_is_bounded(device, kind):
     problem = Problem(0, 4, 16, 2, 20_000, 300, 20_000, kind)
     queries = problem.queries[False]
     problem.index.kneighbors(queries[:1], 1, symmetric=False, device=device)  # leaves the codes on the device
-    with limited((4096, 2**15, 2**12, 2**14, 2**8)):
-        for k in (1, 40):
-            with Largest() as largest:
-                problem.index.kneighbors(queries, k, symmetric=False, device=device)
-            assert largest.n_bytes <= 4 * 2**15  # of 24 MB that all distances are
-        for limit in (0.5, np.inf):
-            with Largest() as largest:
-                problem.index.radius_neighbors(queries[:40], limit, symmetric=False, device=device)
-            assert largest.n_bytes <= 16 * 2**14
+    options = {"symmetric": False, "device": device, "plan": Plan(None, 4096, 2**15, 2**12, 2**14, 2**8)}
+    for k in (1, 40):
+        with Largest() as largest:
+            problem.index.kneighbors(queries, k, **options)
+        assert largest.n_bytes <= 4 * 2**15  # of 24 MB that all distances are
+    for limit in (0.5, np.inf):
+        with Largest() as largest:
+            problem.index.radius_neighbors(queries[:40], limit, **options)
+        assert largest.n_bytes <= 16 * 2**14
 
 
 @pytest.mark.parametrize("device", DEVICES, ids=str)
@@ -282,19 +269,19 @@ def test_codes_are_uploaded_once_and_dropped_with_the_database(device):
     search(index)
     (uploaded,) = [stored for key, stored in scan_torch._stored.items() if key[0] == id(index.segments[0].blocks)]
     search(index)
-    search(index.through(problem.codebooks * 2))
+    search(index.with_codebooks(problem.codebooks * 2))
     index.radius_neighbors(queries, np.float32(1), symmetric=False, device=device)
     assert n_stored() == before + 1
-    index.add(problem.codes[:100])
+    index = index.add(problem.codes[:100])
     search(index)
     assert n_stored() == before + 2  # of the 3000, none again
     assert any(stored is uploaded for stored in scan_torch._stored.values())
-    old = copy.copy(index)
+    old = index
     old_ids = search(old)
-    index.remove(old_ids[:, 0])
+    index = index.remove(old_ids[:, 0])
     assert not np.isin(search(index), old_ids[:, 0]).any()
     assert_array_equal(search(old), old_ids)
-    index.add(problem.codes)  # merges everything into one
+    index = index.add(problem.codes)  # merges everything into one
     assert len(index.segments) == 1
     search(index)
     del index, problem, old
@@ -333,7 +320,7 @@ def test_many_threads_may_search_at_once(device):
 def gpu(request, monkeypatch):
     """Have a device named "gpu"."""
     real = _device.search_device
-    for module in ("_database", "neighbors"):
+    for module in ("neighbors",):
         monkeypatch.setattr(
             f"skdpq.{module}.search_device", lambda name: request.param if name == "gpu" else real(name)
         )

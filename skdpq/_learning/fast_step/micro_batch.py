@@ -81,7 +81,7 @@ class Shard:
         units, s = record_logits(first, self._parameters, x, M, self._network.N)
         p = first.new(M, B, K)
         first(torch.softmax, s[-1], -1, out=p)
-        codes = record_codes(first, p)
+        codes = record_codes(first, s[-1])
         rows = torch.empty(B, M, dtype=torch.int64)
         first(torch.add, codes.T, K * torch.arange(M), out=rows)
         both = first.new(2 * B, M * D)  # soft, and below it hard

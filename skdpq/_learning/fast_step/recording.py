@@ -79,8 +79,8 @@ def record_logits(tape, parameters, x, M, N):
     return units, s
 
 
-def record_codes(tape, p):
-    """Record k* = argmax_k p_m(k), the lowest such k, of p (M, B, K); return the buffer for it, (M, B) int64."""
-    codes = torch.empty(p.shape[:2], dtype=torch.int64)
-    tape(np.argmax, p.numpy(), -1, codes.numpy())  # several times as fast as torch's
+def record_codes(tape, logits):
+    """Record the codes of logits (M, B, K), as of `network.most_probable`; return the buffer for it, (M, B) int64."""
+    codes = torch.empty(logits.shape[:2], dtype=torch.int64)
+    tape(np.argmax, logits.numpy(), -1, codes.numpy())
     return codes

@@ -1,0 +1,118 @@
+"""Samples: data with class indices and weights, and which of them there are.
+
+`BaseDPQ` makes them of what `fit` is given. A sample of weight zero is not there.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from sklearn.model_selection import train_test_split
+from sklearn.utils.validation import _check_sample_weight
+
+IN_MEMORY_BYTES = 2**28  # of float32 up to which all samples are converted at once: 256 MB
+NO_CLASSES = np.array([], dtype=np.int64)
+
+
+def fits_in_memory(n_values):
+    """Tell whether so many values may be held at once, as float32."""
+    return 4 * n_values <= IN_MEMORY_BYTES
+
+
+class Samples(NamedTuple):
+    """Samples with labels and weights.
+
+    Attributes
+    ----------
+    X : ndarray of shape (n, ...)
+        Samples.
+    y : ndarray of shape (n,), int64
+        Class indices.
+    sample_weight : ndarray of shape (n,)
+        Weights as given.
+    weight : ndarray of shape (n,)
+        Weights in the objective, with those of the classes.
+    """
+
+    X: np.ndarray
+    y: np.ndarray
+    sample_weight: np.ndarray
+    weight: np.ndarray
+
+    def take(self, rows):
+        """Return some of the samples."""
+        return Samples(*(array[rows] for array in self))
+
+    def present(self):
+        """Leave out samples of weight zero; where there are too many samples to copy, their source passes over them."""
+        return self if self.weight.all() or not fits_in_memory(self.X.size) else self.take(self.weight > 0)
+
+    def tensors(self, inputs, dtype, device):
+        """Return X, y and weight as tensors on a device."""
+        tensors = inputs.tensor(self.X, dtype), torch.from_numpy(self.y), torch.from_numpy(self.weight).to(dtype)
+        return [tensor.to(device) for tensor in tensors]
+
+
+def weigh(X, y, sample_weight, classes, class_weight):
+    """Return the samples of positive weight.
+
+    Parameters
+    ----------
+    X : ndarray of shape (n, ...)
+        Samples.
+    y : ndarray of shape (n,) or None
+        Labels, all in `classes`; None without.
+    sample_weight : ndarray of shape (n,)
+        Weights.
+    classes : ndarray of shape (n_classes,)
+        Sorted labels.
+    class_weight : ndarray of shape (n_classes,) or None
+        Weights of the classes, by which those of their samples are multiplied; None without labels.
+
+    Returns
+    -------
+    samples : Samples
+        See `Samples.present`.
+    """
+    if y is None:
+        return Samples(X, np.zeros(len(X), dtype=np.int64), sample_weight, sample_weight).present()
+    y = np.searchsorted(classes, y)
+    return Samples(X, y, sample_weight, sample_weight * class_weight[y]).present()
+
+
+def hold_out(samples, fraction, random_state):
+    """Split samples, stratified by class.
+
+    Parameters
+    ----------
+    samples : Samples
+        All samples.
+    fraction : float
+        Share of those of positive weight to hold out.
+    random_state : RandomState
+        Draws them.
+
+    Returns
+    -------
+    held_out, others : Samples
+        Both parts.
+    """
+    present = np.flatnonzero(samples.weight)
+    _, rows = train_test_split(present, test_size=fraction, stratify=samples.y[present], random_state=random_state)
+    weight = samples.weight.copy()
+    weight[rows] = 0
+    return samples.take(rows), samples._replace(weight=weight).present()
+
+
+def check_labels(y, classes, name):
+    """Raise ValueError where a label is none of the classes."""
+    unknown = ~np.isin(y, classes)
+    if unknown.any():
+        raise ValueError(f"Expected {name} to hold labels of {classes}, got {np.unique(y[unknown])[:5]}.")
+
+
+def check_weights(sample_weight, X):
+    """Return weights as an array; raise ValueError where one is negative, or all are zero."""
+    return _check_sample_weight(
+        sample_weight, X, dtype=np.float64, ensure_non_negative=True, allow_all_zero_weights=False
+    )
