@@ -39,7 +39,7 @@ from ._learning.samples import (
     hold_out,
     weigh,
 )
-from ._learning.step import make_step
+from ._learning.step import Objective, make_step
 from ._learning.training import seeded_globally, train, train_one_pass
 from ._progress import FitCallbacks, printed_blocks
 from ._quantizer import QuantizerMixin, compression_ratio
@@ -533,12 +533,10 @@ class BaseDPQ(CallbackSupportMixin, QuantizerMixin, BaseEstimator):
     def _step(self, network, batches, generator, projection):
         return self._make_step(
             network,
-            self._loss_weights(network),
-            self.label_smoothing,
-            self.weight_decay,
-            min(self.batch_size, len(batches)),
-            generator,
-            projection,
+            Objective(self._loss_weights(network), self.label_smoothing, projection),
+            weight_decay=self.weight_decay,
+            batch_size=min(self.batch_size, len(batches)),
+            generator=generator,
         )
 
     def _with_units(self, samples, backbone, network):

@@ -13,7 +13,7 @@ from skdpq import DPQClassifier
 from skdpq._learning.batches import InMemory, Streamed
 from skdpq._learning.losses import TERMS
 from skdpq._learning.network import DPQNetwork
-from skdpq._learning.step import make_step
+from skdpq._learning.step import Objective, make_step
 
 DEVICES = ["cpu"]
 DEVICES += ["cuda"] if torch.cuda.is_available() else []
@@ -54,7 +54,8 @@ def test_all_tensors_of_a_batch_are_on_the_device_of_the_network(source, backbon
         batches = InMemory(*(tensor.to(META) for tensor in data), 7)
     else:
         batches = Streamed(*(tensor.numpy() for tensor in data), 7, torch.from_numpy, META)
-    step = make_step(network, dict.fromkeys(TERMS, 1.0), 0.1, 0.1, 7, torch.Generator())
+    objective = Objective(dict.fromkeys(TERMS, 1.0), label_smoothing=0.1)
+    step = make_step(network, objective, weight_decay=0.1, batch_size=7, generator=torch.Generator())
     n_batches = 0
     with step:
         for batch in batches.epoch(torch.Generator()):

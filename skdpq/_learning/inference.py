@@ -86,7 +86,8 @@ class _CodesBlock:
 
     def write(self, x, result):
         """Write the codes of x (B, n_units) to an array (B, M); return whether their logits are finite."""
-        logits = self._activations.fill(x)
+        self._activations.place(x)
+        logits = self._activations.fill()
         codes = most_probable(logits)
         result[...] = codes.cpu().numpy().T
         return np.isfinite(logits.gather(2, codes[:, :, None]).cpu().numpy()).all()
@@ -105,7 +106,8 @@ class _SoftBlock:
 
     def write(self, x, result):
         """Write soft of x (B, n_units) to an array (B, M * D); return whether p is finite."""
-        torch.softmax(self._activations.fill(x), -1, out=self._p)
+        self._activations.place(x)
+        torch.softmax(self._activations.fill(), -1, out=self._p)
         torch.bmm(self._p, self._codebooks, out=self._soft_of_parts)
         result[...] = self._soft.cpu().numpy()
         return np.isfinite(self._p[:, :, 0].cpu().numpy()).all()  # where the largest logit is not, all of p is NaN

@@ -232,14 +232,17 @@ class Activations:
         self.units = [None, *(bias.new_empty(B, len(bias)) for _, bias in self._trunk)]
         self.s = [None, *(bias.new_empty(len(bias), B, bias.shape[2]) for _, bias in self._parts)]
 
-    def fill(self, x):
-        """Compute the layers as `DPQNetwork.logits` does, for units x (B, n_units); return the logits."""
+    def place(self, x):
+        """Take units x (B, n_units) as the batch, now or as often as they change."""
+        M, N, _ = self._parts[0][0].shape
+        self.units[0] = x
+        self.s[0] = split_parts(self.units[-1], M, N)
+
+    def fill(self):
+        """Compute the layers as `DPQNetwork.logits` does; return the logits."""
         units, s = self.units, self.s
-        units[0] = x
         for i, (weight, bias) in enumerate(self._trunk):
             torch.addmm(bias, units[i], weight, out=units[i + 1]).relu_()
-        M, N, _ = self._parts[0][0].shape
-        s[0] = split_parts(units[-1], M, N)
         for i, (weight, bias) in enumerate(self._parts):
             torch.baddbmm(bias, s[i], weight, out=s[i + 1])
             if i + 1 < len(self._parts):

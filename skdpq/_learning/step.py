@@ -1,93 +1,126 @@
-"""A training step: the objective on a batch, its gradients, and AdamW."""
+"""The training step: the objective on a batch, its gradients, and AdamW; in two implementations, chosen by `make_step`.
+
+`training` calls the step. Both implementations compute the same, to rounding.
+"""
+
+from typing import Any, NamedTuple, Protocol
 
 import torch
 
 from . import losses
-from .fast_step import RecordedStep
+from .fast_step import FastStep, has_fused_adamw
 from .losses import TERMS
+from .projection import Projection
 
 
-def objective(network, x, y, weight, loss_weights, label_smoothing=0.0, generator=None, projection=None):
-    """Compute the objective on a batch.
+class Objective(NamedTuple):
+    """What is minimized on a batch: the weighted sum of the terms of `TERMS`.
 
-    Parameters
+    Attributes
     ----------
-    network : DPQNetwork
-        The network.
-    x : Tensor of shape (B, ...)
-        The batch.
-    y : Tensor of shape (B,), int64
-        Class indices.
-    weight : Tensor of shape (B,)
-        Sample weights that sum to one.
     loss_weights : dict of str to float
-        Weight of every term of `TERMS`.
+        Weight of every term.
     label_smoothing : float, default=0.0
         Of both softmax losses.
-    generator : torch.Generator, default=None
-        Draws what to drop, on the device of the network.
     projection : Projection, default=None
-        What the term "preservation" preserves.
-
-    Returns
-    -------
-    loss : Tensor of shape ()
-        Weighted sum of the terms.
-    terms : Tensor of shape (6,)
-        The terms in the order of `TERMS`, unweighted and detached; zero are the supervised ones of a network without
-        classes, and preservation without a projection.
+        The target of the term "preservation", on the network's device.
     """
-    output = network(x, generator)
-    terms = dict.fromkeys(TERMS, weight.new_zeros(()))
-    if network.classifier is not None:
-        centers = network.class_centers[y]
-        terms["softmax_soft"] = losses.softmax_loss(network.classifier(output.soft), y, weight, label_smoothing)
-        terms["softmax_hard"] = losses.softmax_loss(network.classifier(output.hard), y, weight, label_smoothing)
-        terms["joint_central"] = losses.joint_central_loss(output.soft, output.hard, centers, weight)
-    if projection is not None:
-        terms["preservation"] = losses.joint_central_loss(output.soft, output.hard, projection(x), weight)
-    terms["gini_batch"] = losses.gini_batch(output.p, weight)
-    terms["gini_sample"] = losses.gini_sample(output.p, weight)
-    loss = sum(loss_weights[name] * term for name, term in terms.items())
-    return loss, torch.stack(list(terms.values())).detach()
+
+    loss_weights: dict
+    label_smoothing: float = 0.0
+    projection: Projection | None = None
+
+    def __call__(self, network, x, y, weight, generator=None):
+        """Compute the objective on a batch.
+
+        Parameters
+        ----------
+        network : DPQNetwork
+            The network.
+        x : Tensor of shape (B, ...)
+            The batch.
+        y : Tensor of shape (B,), int64
+            Class indices.
+        weight : Tensor of shape (B,)
+            Sample weights that sum to one.
+        generator : torch.Generator, default=None
+            Draws the dropout, on the device of the network.
+
+        Returns
+        -------
+        loss : Tensor of shape ()
+            Weighted sum of the terms.
+        terms : Tensor of shape (6,)
+            The terms in the order of `TERMS`, unweighted and detached; zero are the supervised ones of a network
+            without classes, and preservation without a projection.
+        """
+        output = network(x, generator)
+        soft, hard = output.soft, output.hard
+        terms = dict.fromkeys(TERMS, weight.new_zeros(()))
+        if network.classifier is not None:
+            centers = network.class_centers[y]
+            terms["softmax_soft"] = losses.softmax_loss(network.classifier(soft), y, weight, self.label_smoothing)
+            terms["softmax_hard"] = losses.softmax_loss(network.classifier(hard), y, weight, self.label_smoothing)
+            terms["joint_central"] = losses.joint_central_loss(soft, hard, centers, weight)
+        if self.projection is not None:
+            terms["preservation"] = losses.joint_central_loss(soft, hard, self.projection(x), weight)
+        terms["gini_batch"] = losses.gini_batch(output.p, weight)
+        terms["gini_sample"] = losses.gini_sample(output.p, weight)
+        loss = sum(self.loss_weights[name] * term for name, term in terms.items())
+        return loss, torch.stack(list(terms.values())).detach()
 
 
-def make_step(network, loss_weights, label_smoothing, weight_decay, batch_size, generator, projection=None):
-    """Return the faster of two steps that compute the same: recorded ones are for features on the CPU.
+class TrainingStep(Protocol):
+    """What learns from a batch; a context manager around all steps of a training.
+
+    Attributes
+    ----------
+    state : dict
+        State of AdamW: "step", the number of steps, and the moments "exp_avg" and "exp_avg_sq" by the names of the
+        parameters, as arrays.
+    """
+
+    state: Any
+
+    def __enter__(self): ...
+
+    def __exit__(self, *exception): ...
+
+    def __call__(self, X, y, weight, batch, learning_rate):
+        """Learn from rows `batch` of X, y and weight; return the terms of the objective (6,), unweighted."""
+
+
+def make_step(network, objective, *, weight_decay, batch_size, generator):
+    """Return the faster of two training steps that compute the same: `FastStep` is for features on the CPU.
 
     Parameters
     ----------
     network : DPQNetwork
         The network, on its device.
-    loss_weights : dict of str to float
-        Weight of every term of `TERMS`.
-    label_smoothing : float
-        Of both softmax losses.
+    objective : Objective
+        What is minimized.
     weight_decay : float
         Of AdamW, on weights of layers; not on biases, codebooks or class centers.
     batch_size : int
         Samples a batch at most.
     generator : torch.Generator
-        Seeds what is dropped.
-    projection : Projection, default=None
-        What the term "preservation" preserves, on the network's device.
+        Seeds the dropout.
 
     Returns
     -------
-    step : RecordedStep or AutogradStep
-        Has `step(X, y, weight, batch, learning_rate)`, is a context manager, and has the `state` of AdamW.
+    step : TrainingStep
+        For `train`.
     """
-    if network.backbone is None and network.codebooks.device.type == "cpu":
-        return RecordedStep(network, loss_weights, label_smoothing, weight_decay, batch_size, generator, projection)
-    return AutogradStep(network, loss_weights, label_smoothing, weight_decay, generator, projection)
+    fast = network.backbone is None and network.codebooks.device.type == "cpu" and has_fused_adamw()
+    make = FastStep if fast else AutogradStep
+    return make(network, objective, weight_decay=weight_decay, batch_size=batch_size, generator=generator)
 
 
 class AutogradStep:
-    """Trains any network on any device, a batch at a time; takes what `make_step` takes."""
+    """Trains any network on any device; takes what `make_step` takes."""
 
-    def __init__(self, network, loss_weights, label_smoothing, weight_decay, generator, projection=None):
-        self._network, self._loss_weights, self._smoothing = network, loss_weights, label_smoothing
-        self._projection = projection
+    def __init__(self, network, objective, *, weight_decay, batch_size, generator):
+        self._network, self._objective = network, objective
         self._device = network.codebooks.device
         self._generator = None
         if network.dropout:  # which draws on the network's device, where only a generator of that device can draw
@@ -136,9 +169,7 @@ class AutogradStep:
         for group in self._optimizer.param_groups:
             group["lr"] = learning_rate
         weight = weight / weight.sum()
-        loss, terms = objective(
-            self._network, x, y, weight, self._loss_weights, self._smoothing, self._generator, self._projection
-        )
+        loss, terms = self._objective(self._network, x, y, weight, self._generator)
         self._optimizer.zero_grad(set_to_none=True)
         loss.backward()
         self._optimizer.step()

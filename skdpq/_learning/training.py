@@ -82,7 +82,7 @@ def train(
         Initialised, on its device.
     batches : InMemory or Streamed
         Source of the training batches (`_batches`).
-    step : RecordedStep or AutogradStep
+    step : TrainingStep
         From `make_step`.
     validation : tuple of Tensor or None
         X, y and weight to validate on after each epoch; the weights that score best there are kept.

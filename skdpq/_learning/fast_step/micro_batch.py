@@ -1,229 +1,256 @@
-"""The objective and its gradients, written out for a share of a batch on the CPU, and recorded (`_tape`).
+"""The micro-batch of the fast step: the objective and its gradients, written out, in buffers that are kept.
 
-Soft and hard send their gradients to p_m in one product; they lie side by side, so that the classifier is one product
-for both; class centers and gathered codewords get their gradients by scatter.
+`FastStep` calls it, on the CPU and without autograd. Soft and hard send their gradients to p_m in one product. They are
+stacked in one buffer, soft above hard, so that the classifier is one product for both. Class centers and gathered
+codewords get their gradients by scatter.
 """
 
 import math
-from types import SimpleNamespace
 
 import torch
 
 from ..losses import TERMS
-from ..network import split_parts
-from .recording import Tape, record_codes, record_logits
+from ..network import Activations, layers, most_probable, split_parts
 
 aten = torch.ops.aten
 
 
-class Shard:
-    """A part of each batch: its buffers, and its gradients.
+class MicroBatch:
+    """A share of each batch.
 
-    Calls are recorded once for each size of the part, of which there are two or three.
+    Parameters
+    ----------
+    parameters, gradients : dict of str to Tensor
+        By their names in `DPQNetwork`; gradients are written at each batch.
+    objective : Objective
+        What is minimized.
+    dropout : float
+        Share of the units that are set to zero.
+    generator : torch.Generator
+        Seeds the dropout.
+
+    Attributes
+    ----------
+    mean : Tensor of shape (M, 1, K)
+        Weighted sum of p over the micro-batch; after `forward`.
+    terms : Tensor of shape (6,)
+        What the micro-batch adds to each term of the objective, before `FastStep` scales them; after `backward`.
     """
 
-    def __init__(self, network, parameters, gradients, loss_weights, label_smoothing, generator, projection):
-        self._network, self._projection = network, projection
+    def __init__(self, parameters, gradients, objective, dropout, generator):
         self._parameters, self._gradients = parameters, gradients
-        self._weights, self._smoothing = loss_weights, label_smoothing
+        self._weights, self._smoothing, self._projection = objective
+        self._dropout = dropout
         seed = int(torch.randint(2**63 - 1, (), generator=generator))
         self._generator = torch.Generator().manual_seed(seed)
-        self._recorded = {}
+        codebooks = parameters["codebooks"]
+        self._codewords = codebooks.view(-1, codebooks.shape[2])
+        self._grad_codewords = gradients["codebooks"].view_as(self._codewords)
+        self._transposed_codebooks = codebooks.transpose(1, 2)
+        self._transposed_parts = [weight.transpose(1, 2) for weight, _ in layers(parameters, "parts")]
+        if "classifier.bias" in parameters:
+            self._bias_column = parameters["classifier.bias"][:, None]
+        self._buffers_by_size = {}  # of which there are two or three
 
-    def forward(self, X, y, weight, batch, start, stop):
-        """Do what does not need the other shards.
+    def forward(self, X, y, weight, batch):
+        """Compute what does not need the other micro-batches.
 
         Parameters
         ----------
         X : Tensor of shape (n, n_units)
             Samples.
         y, weight, batch : Tensor of shape (B,)
-            Class indices and weights of the batch, which sum to one, and its rows of X.
-        start, stop : int
-            The shard's range of them.
+            Class indices and weights of the micro-batch, and its rows of X. The weights of the batch sum to one.
         """
-        if stop - start not in self._recorded:
-            self._recorded[stop - start] = self._record(stop - start)
-        now = self._now = self._recorded[stop - start]
-        now.y.copy_(y[start:stop])
-        now.weight.copy_(weight[start:stop])
-        torch.index_select(X, 0, batch[start:stop], out=now.x)
-        now.forward.run()
+        B = len(batch)
+        if B not in self._buffers_by_size:
+            self._buffers_by_size[B] = _Buffers(self._parameters, X.shape[1], B)
+        self._buffers = buf = self._buffers_by_size[B]
+        self.mean, self.terms = buf.mean, buf.terms
+        torch.index_select(X, 0, batch, out=buf.x)
+        buf.y.copy_(y)
+        buf.weight.copy_(weight)
+        if self._projection is not None:  # before dropout
+            torch.addmm(self._projection.bias, buf.x, self._projection.weight, out=buf.target)
+        if self._dropout:
+            self._apply_dropout(buf)
+        self._quantize(buf)
+        if "classifier.weight" in self._parameters:
+            self._classify(buf)
+        else:
+            buf.grad.zero_()
+        if self._projection is not None:
+            self._half_squared_distance(buf, buf.target, "preservation", buf.grad_target)
+            buf.grad.add_(buf.grad_target, alpha=self._weights["preservation"])
+        self._codebook_gradients(buf)
 
     def backward(self, means):
-        """Do the rest, with the mean of p over each shard, weighted."""
-        torch.add(*means, out=self._now.total) if len(means) > 1 else self._now.total.copy_(means[0])
-        self._now.backward.run()
+        """Compute the rest, given each micro-batch's `mean`: GiniBatch (equation 6), and all layers."""
+        buf, M = self._buffers, len(self.mean)
+        torch.add(*means, out=buf.total) if len(means) > 1 else buf.total.copy_(means[0])
+        buf.grad_p.addcmul_(buf.weight_column, buf.total, value=2 * self._weights["gini_batch"] / M)
+        torch.dot(buf.mean_flat, buf.total_flat, out=buf.term["gini_batch"])
+        aten._softmax_backward_data.out(buf.grad_p, buf.p, -1, buf.p.dtype, grad_input=buf.grad_p)
+        grad = self._part_gradients(buf)
+        if len(buf.activations.units) > 1:
+            self._trunk_gradients(buf, grad)
 
-    @property
-    def mean(self):
-        """Sum of p over the shard, weighted: (M, 1, K)."""
-        return self._now.mean
+    def _apply_dropout(self, buf):
+        """Set units to zero: 16 random bits decide on each, at a tenth of the cost of bernoulli_."""
+        dropped = min(round(2**16 * self._dropout), 2**16 - 1)
+        buf.bits.random_(-(2**63), None, generator=self._generator)
+        torch.ge(buf.bits_of_units, dropped - 2**15, out=buf.kept)
+        torch.mul(buf.x, buf.kept, out=buf.x)
+        buf.x.mul_(2**16 / (2**16 - dropped))
 
-    @property
-    def terms(self):
-        """What the shard adds to each term of the objective, up to a factor."""
-        return self._now.terms
+    def _quantize(self, buf):
+        """Compute p, codes, soft (equation 1) and hard (equation 2)."""
+        logits = buf.activations.fill()
+        torch.softmax(logits, -1, out=buf.p)
+        torch.add(most_probable(logits).T, buf.first_rows, out=buf.rows)
+        torch.bmm(buf.p, self._parameters["codebooks"], out=buf.soft_parts)
+        torch.index_select(self._codewords, 0, buf.rows_flat, out=buf.hard_rows)
 
-    def _record(self, B):
-        """Record both halves of the step for a shard of B samples."""
-        codebooks = self._parameters["codebooks"]
-        M, K, D = codebooks.shape
-        now = SimpleNamespace()
-        first = now.forward = Tape(codebooks.dtype)
-        x = now.x = first.new(B, self._network.n_units)
-        # twice each, for soft and for hard
-        now.y, now.weight = torch.empty(2, B, dtype=torch.int64), first.new(2, B)
-        now.terms = torch.zeros(len(TERMS), dtype=codebooks.dtype)
-        target = self._record_target(first, x)
-        if self._network.dropout:
-            self._record_dropout(first, x)
-        units, s = record_logits(first, self._parameters, x, M, self._network.N)
-        p = first.new(M, B, K)
-        first(torch.softmax, s[-1], -1, out=p)
-        codes = record_codes(first, s[-1])
-        rows = torch.empty(B, M, dtype=torch.int64)
-        first(torch.add, codes.T, K * torch.arange(M), out=rows)
-        both = first.new(2 * B, M * D)  # soft, and below it hard
-        first(torch.bmm, p, codebooks, out=split_parts(both[:B], M, D))  # eq. 1
-        first(torch.index_select, codebooks.view(-1, D), 0, rows.view(-1), out=both[B:].view(-1, D))  # eq. 2
-        grad = self._record_supervised(first, now, both)
-        if target is not None:
-            difference = self._record_difference(first, now, both, target, "preservation")
-            first(grad.add_, difference, alpha=self._weights["preservation"])
-        grad_p = self._record_codebooks(first, now, p, rows, grad)
-
-        # GiniBatch (eq. 6) needs the mean of p over all shards. Then down to the first layer.
-        then = now.backward = Tape(codebooks.dtype)
-        then(grad_p.addcmul_, now.weight[0][:, None], now.total, value=2 * self._weights["gini_batch"] / M)
-        then(torch.dot, now.mean.view(-1), now.total.view(-1), out=now.terms[TERMS.index("gini_batch")])
-        then(aten._softmax_backward_data.out, grad_p, p, -1, p.dtype, grad_input=grad_p)
-        self._record_layers(then, units, s, grad_p)
-        return now
-
-    def _record_target(self, tape, x):
-        """Record what is to be preserved of x; return the buffer for it, None without."""
-        if self._projection is None:
-            return None
-        weight, bias = self._projection.weight, self._projection.bias
-        target = tape.new(len(x), len(bias))
-        tape(torch.addmm, bias, x, weight, out=target)
-        return target
-
-    def _record_supervised(self, tape, now, both):
-        """Record both softmax losses and Joint Central Loss (eq. 5); return the buffer for the gradient of `both`."""
-        if self._network.classifier is None:
-            grad = tape.new(*both.shape)
-            tape(grad.zero_)
-            return grad
-        parameters, gradients = self._parameters, self._gradients
-        classifier, y, weight = parameters["classifier.weight"], now.y.view(-1), now.weight.view(1, -1)
-        B, C = len(both) // 2, len(classifier)
-        # The gradient of a logit is weight * (softmax - target). Classes come first, as products are faster with few
-        # rows than with few columns.
-        logits, log_p, target = (tape.new(C, 2 * B) for _ in range(3))
-        negative, cross_entropy = tape.new(1, 2 * B), tape.new(2 * B)
-        tape(torch.addmm, parameters["classifier.bias"][:, None], classifier, both.T, out=logits)
-        tape(torch.log_softmax, logits, 0, out=log_p)
-        tape(torch.neg, weight, out=negative)
-        tape(target.zero_)
-        tape(target.scatter_, 0, y[None], negative)  # the target, times -weight
+    def _classify(self, buf):
+        """Compute both softmax losses and Joint Central Loss, and the gradient of soft and hard."""
+        weight = self._parameters["classifier.weight"]
+        # Classes come first, as products are faster with few rows than with few columns.
+        torch.addmm(self._bias_column, weight, buf.transposed_stacked, out=buf.logits)
+        torch.log_softmax(buf.logits, 0, out=buf.log_p)
+        # One-hot labels, times -weight, and smoothed.
+        torch.neg(buf.weight_row, out=buf.negative_weight)
+        buf.labels.zero_()
+        buf.labels.scatter_(0, buf.y_row, buf.negative_weight)
         if self._smoothing:
-            tape(target.mul_, 1 - self._smoothing)
-            tape(torch.add, target, negative, alpha=self._smoothing / C, out=target)
-        tape(torch.mul, target, log_p, out=logits)
-        tape(torch.sum, logits, 0, out=cross_entropy)
-        tape(torch.sum, cross_entropy.view(2, B), 1, out=now.terms[:2])
-        grad_logits = logits
-        tape(aten._log_softmax_backward_data.out, target, log_p, 0, log_p.dtype, out=grad_logits)
-        for columns, name in ((slice(B), "softmax_soft"), (slice(B, None), "softmax_hard")):
+            buf.labels.mul_(1 - self._smoothing)
+            torch.add(buf.labels, buf.negative_weight, alpha=self._smoothing / len(weight), out=buf.labels)
+        # Both losses; buf.logits is free by now.
+        torch.mul(buf.labels, buf.log_p, out=buf.logits)
+        torch.sum(buf.logits, 0, out=buf.cross_entropy)
+        torch.sum(buf.cross_entropy_halves, 1, out=buf.softmax_terms)
+        # The gradient of the logits is weight * (softmax - label).
+        grad_logits = buf.logits
+        aten._log_softmax_backward_data.out(buf.labels, buf.log_p, 0, buf.log_p.dtype, out=grad_logits)
+        for half, name in zip(buf.logits_halves, ("softmax_soft", "softmax_hard"), strict=True):
             if self._weights[name] != 1:
-                tape(grad_logits[:, columns].mul_, self._weights[name])
-        tape(torch.mm, grad_logits, both, out=gradients["classifier.weight"])
-        tape(torch.sum, grad_logits, 1, out=gradients["classifier.bias"])
+                half.mul_(self._weights[name])
+        torch.mm(grad_logits, buf.stacked, out=self._gradients["classifier.weight"])
+        torch.sum(grad_logits, 1, out=self._gradients["classifier.bias"])
+        self._center(buf)
+        torch.addmm(buf.grad, grad_logits.T, weight, beta=self._weights["joint_central"], out=buf.grad)
 
-        centers = tape.new(B, both.shape[1])
-        tape(torch.index_select, parameters["class_centers"], 0, now.y[0], out=centers)
-        grad = self._record_difference(tape, now, both, centers, "joint_central")
-        tape(gradients["class_centers"].zero_)
-        tape(gradients["class_centers"].index_add_, 0, y, grad, alpha=-self._weights["joint_central"])
-        tape(torch.addmm, grad, grad_logits.T, classifier, beta=self._weights["joint_central"], out=grad)
-        return grad
+    def _center(self, buf):
+        """Compute Joint Central Loss, the gradient of the class centers, and of soft and hard without its weight."""
+        torch.index_select(self._parameters["class_centers"], 0, buf.y[0], out=buf.centers)
+        self._half_squared_distance(buf, buf.centers, "joint_central", buf.grad)
+        gradient = self._gradients["class_centers"].zero_()
+        gradient.index_add_(0, buf.y_flat, buf.grad, alpha=-self._weights["joint_central"])
 
-    def _record_difference(self, tape, now, both, centers, term):
-        """Record equation 5 for centers (B, M * D), as a term; return the buffer for its gradient, weight * (soft - o).
+    def _half_squared_distance(self, buf, centers, term, grad):
+        """Compute equation 5 for centers o (B, M * D), and its gradient: weight * (soft - o), without the term's."""
+        torch.sub(buf.stacked_halves, centers, out=buf.difference_halves)
+        torch.mul(buf.difference, buf.weight_column_of_stacked, out=grad)
+        torch.dot(buf.difference_flat, grad.view(-1), out=buf.term[term])
 
-        The weight of the term is left to the caller.
-        """
-        difference, grad = tape.new(*both.shape), tape.new(*both.shape)
-        tape(torch.sub, both.view(2, *centers.shape), centers, out=difference.view(2, *centers.shape))
-        tape(torch.mul, difference, now.weight.view(-1, 1), out=grad)
-        tape(torch.dot, difference.view(-1), grad.view(-1), out=now.terms[TERMS.index(term)])
-        return grad
+    def _codebook_gradients(self, buf):
+        """Compute the codebooks' gradients from those of soft and hard, and p's but for GiniBatch."""
+        torch.bmm(buf.transposed_p, buf.grad_soft_parts, out=self._gradients["codebooks"])
+        self._grad_codewords.index_add_(0, buf.rows_flat, buf.grad_hard_rows)
+        # Straight through: p receives the gradient of hard as if it were the one-hot vector.
+        buf.grad_soft.add_(buf.grad_hard)
+        # GiniSample (equation 7) has the gradient -2 weight * p, which its weight multiplies.
+        torch.mul(buf.p, buf.weight_column, out=buf.grad_p)
+        torch.dot(buf.p_flat, buf.grad_p_flat, out=buf.term["gini_sample"])
+        beta = -2 * self._weights["gini_sample"] / len(buf.p)
+        torch.baddbmm(buf.grad_p, buf.grad_soft_parts, self._transposed_codebooks, beta=beta, out=buf.grad_p)
+        torch.bmm(buf.weight_of_parts, buf.p, out=buf.mean)
 
-    def _record_codebooks(self, tape, now, p, rows, grad):
-        """Record what leads from soft and hard to the codebooks and, straight through, to p; return p's gradient."""
-        codebooks, gradient = self._parameters["codebooks"], self._gradients["codebooks"]
-        M, K, D = codebooks.shape
-        B = p.shape[1]
-        grad_soft, grad_hard = grad[:B], grad[B:]
-        tape(torch.bmm, p.transpose(1, 2), split_parts(grad_soft, M, D), out=gradient)
-        tape(gradient.view(-1, D).index_add_, 0, rows.view(-1), grad_hard.view(-1, D))
-        tape(grad_soft.add_, grad_hard)
-        # GiniSample (eq. 7) has the gradient -2 weight * p, which its weight will multiply.
-        grad_p, weight = tape.new(M, B, K), now.weight[0]
-        tape(torch.mul, p, weight[:, None], out=grad_p)
-        tape(torch.dot, p.view(-1), grad_p.view(-1), out=now.terms[TERMS.index("gini_sample")])
-        tape(
-            torch.baddbmm,
-            grad_p,
-            split_parts(grad_soft, M, D),
-            codebooks.transpose(1, 2),
-            beta=-2 * self._weights["gini_sample"] / M,
-            out=grad_p,
-        )
-        now.mean, now.total = tape.new(M, 1, K), tape.new(M, 1, K)
-        tape(torch.bmm, weight.expand(M, 1, B), p, out=now.mean)
-        return grad_p
-
-    def _record_dropout(self, tape, x):
-        """Record what drops features of x (B, n_units): 16 random bits decide on each, a tenth of bernoulli_'s cost."""
-        dropped = min(round(2**16 * self._network.dropout), 2**16 - 1)
-        bits = torch.empty(math.ceil(x.numel() / 4), dtype=torch.int64)
-        kept = torch.empty(x.shape, dtype=torch.bool)
-        tape(bits.random_, -(2**63), None, generator=self._generator)
-        tape(torch.ge, bits.view(torch.int16)[: x.numel()].view(x.shape), dropped - 2**15, out=kept)
-        tape(torch.mul, x, kept, out=x)
-        tape(x.mul_, 2**16 / (2**16 - dropped))
-
-    def _record_layers(self, tape, units, s, grad):
-        """Record the gradients of part networks and trunk, given that of the logits (M, B, K)."""
-        parameters, gradients = self._parameters, self._gradients
+    def _part_gradients(self, buf):
+        """Compute the gradients of the part networks; return that of the output of their first layer."""
+        s, grad = buf.activations.s, buf.grad_p
         for i in reversed(range(len(s) - 1)):
-            tape(torch.bmm, s[i].transpose(1, 2), grad, out=gradients[f"parts.{i}.weight"])
-            tape(torch.sum, grad, 1, keepdim=True, out=gradients[f"parts.{i}.bias"])
-            weight = parameters[f"parts.{i}.weight"].transpose(1, 2)
+            torch.bmm(buf.transposed_s[i], grad, out=self._gradients[f"parts.{i}.weight"])
+            torch.sum(grad, 1, keepdim=True, out=self._gradients[f"parts.{i}.bias"])
             if i:
-                below = tape.new(*s[i].shape)
-                tape(torch.bmm, grad, weight, out=below)
-                tape(aten.threshold_backward.grad_input, below, s[i], 0, grad_input=below)
-                grad = below
-        if len(units) == 1:
-            return
-        M, N = self._network.M, self._network.N
-        below = torch.zeros_like(units[-1])  # units that no part reads have no gradient
-        if below.shape[1] < M:
-            each = tape.new(M, *below.shape)
-            tape(torch.bmm, grad, weight, out=each)
-            tape(torch.sum, each, 0, out=below)
-        else:
-            tape(torch.bmm, grad, weight, out=split_parts(below, M, N))
-        grad = below
+                torch.bmm(grad, self._transposed_parts[i], out=buf.grad_s[i])
+                grad = _through_relu(buf.grad_s[i], s[i])
+        return grad
+
+    def _trunk_gradients(self, buf, grad):
+        """Compute the gradients of the trunk, given that of the output of the part networks' first layer."""
+        units = buf.activations.units
+        torch.bmm(grad, self._transposed_parts[0], out=buf.grad_sub_vectors)
+        grad = buf.grad_units[-1]
+        if grad.shape[1] < len(buf.p):  # with fewer units than parts, each part reads all of them
+            torch.sum(buf.grad_sub_vectors, 0, out=grad)
         for i in reversed(range(len(units) - 1)):
-            tape(aten.threshold_backward.grad_input, grad, units[i + 1], 0, grad_input=grad)
-            tape(torch.mm, grad.T, units[i], out=gradients[f"trunk.{i}.weight"])
-            tape(torch.sum, grad, 0, out=gradients[f"trunk.{i}.bias"])
+            _through_relu(grad, units[i + 1])
+            torch.mm(grad.T, units[i], out=self._gradients[f"trunk.{i}.weight"])
+            torch.sum(grad, 0, out=self._gradients[f"trunk.{i}.bias"])
             if i:
-                below = tape.new(*units[i].shape)
-                tape(torch.mm, grad, parameters[f"trunk.{i}.weight"], out=below)
-                grad = below
+                torch.mm(grad, self._parameters[f"trunk.{i}.weight"], out=buf.grad_units[i])
+                grad = buf.grad_units[i]
+
+
+def _through_relu(grad, output):
+    """Pass a gradient through a ReLU, in place."""
+    return aten.threshold_backward.grad_input(grad, output, 0, grad_input=grad)
+
+
+class _Buffers:
+    """Memory for a micro-batch of B samples, and views of it, which take as long to make as some calls do."""
+
+    def __init__(self, parameters, n_units, B):
+        codebooks = parameters["codebooks"]
+        self.activations = Activations(parameters, B)
+        self.terms = codebooks.new_zeros(len(TERMS))
+        self.term = dict(zip(TERMS, self.terms.unbind(), strict=True))
+        self.softmax_terms = self.terms[:2]
+        self._make_inputs(codebooks, n_units, B)
+        self._make_parts(codebooks, B)
+        self._make_classes(codebooks, len(parameters["class_centers"]), B)
+        self._make_layers(parameters)
+
+    def _make_inputs(self, codebooks, n_units, B):
+        M, _, D = codebooks.shape
+        self.x, self.target = codebooks.new_empty(B, n_units), codebooks.new_empty(B, M * D)
+        self.activations.place(self.x)
+        self.y, self.weight = torch.empty(2, B, dtype=torch.int64), codebooks.new_empty(2, B)  # for soft and for hard
+        self.y_flat, self.y_row, self.weight_row = self.y.view(-1), self.y.view(1, -1), self.weight.view(1, -1)
+        self.weight_column, self.weight_column_of_stacked = self.weight[0][:, None], self.weight.view(-1, 1)
+        self.weight_of_parts = self.weight[0].expand(M, 1, B)
+        self.bits = torch.empty(math.ceil(B * n_units / 4), dtype=torch.int64)
+        self.bits_of_units = self.bits.view(torch.int16)[: B * n_units].view(B, n_units)
+        self.kept = torch.empty(B, n_units, dtype=torch.bool)
+
+    def _make_parts(self, codebooks, B):
+        (M, K, D), new = codebooks.shape, codebooks.new_empty
+        self.p, self.mean, self.total = new(M, B, K), new(M, 1, K), new(M, 1, K)
+        self.grad_p = self.activations.s[-1]  # in place of the logits
+        self.transposed_p, self.p_flat, self.grad_p_flat = self.p.transpose(1, 2), self.p.view(-1), self.grad_p.view(-1)
+        self.mean_flat, self.total_flat = self.mean.view(-1), self.total.view(-1)
+        self.rows, self.first_rows = torch.empty(B, M, dtype=torch.int64), K * torch.arange(M)
+        self.rows_flat = self.rows.view(-1)
+        self.stacked, self.grad, self.grad_target, self.difference = (new(2 * B, M * D) for _ in range(4))
+        self.stacked_halves, self.difference_halves = (a.view(2, B, M * D) for a in (self.stacked, self.difference))
+        self.transposed_stacked, self.difference_flat = self.stacked.T, self.difference.view(-1)
+        self.soft_parts, self.hard_rows = split_parts(self.stacked[:B], M, D), self.stacked[B:].view(-1, D)
+        self.grad_soft, self.grad_hard = self.grad[:B], self.grad[B:]
+        self.grad_soft_parts, self.grad_hard_rows = split_parts(self.grad_soft, M, D), self.grad_hard.view(-1, D)
+
+    def _make_classes(self, codebooks, C, B):
+        (M, _, D), new = codebooks.shape, codebooks.new_empty
+        self.logits, self.log_p, self.labels = new(C, 2 * B), new(C, 2 * B), new(C, 2 * B)
+        self.logits_halves = self.logits[:, :B], self.logits[:, B:]
+        self.negative_weight, self.cross_entropy, self.centers = new(1, 2 * B), new(2 * B), new(B, M * D)
+        self.cross_entropy_halves = self.cross_entropy.view(2, B)
+
+    def _make_layers(self, parameters):
+        units, s = self.activations.units, self.activations.s
+        M, N, _ = parameters["parts.0.weight"].shape
+        self.transposed_s = [a.transpose(1, 2) for a in s]
+        self.grad_s = [None, *(torch.empty_like(a) for a in s[1:-1])]
+        self.grad_units = [None, *(torch.zeros_like(a) for a in units[1:])]  # zero for units that no part reads
+        if len(units) > 1:
+            last = self.grad_units[-1]
+            self.grad_sub_vectors = split_parts(last, M, N) if last.shape[1] >= M else last.new_empty(M, *last.shape)

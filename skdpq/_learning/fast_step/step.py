@@ -1,44 +1,57 @@
-"""A training step on the CPU with its gradients written out; the same as `training.AutogradStep`, to rounding.
+"""FastStep: AutogradStep on the CPU without autograd, its batches split into micro-batches with a thread each.
 
-A batch is split into shards (`_shard`), each with a thread, which meet where GiniBatch needs the whole batch and where
-gradients are added up. A thread that waits sleeps; threads within a product spin, which on a busy machine takes longer
-than the product. How a batch is split depends on its size and the network alone, and shards are added in one order: so
-the number of threads does not change a bit of the result.
+`step.make_step` chooses it. The micro-batches meet where GiniBatch needs the whole batch and where gradients are added
+up. A thread that waits sleeps; threads within a product spin, which on a busy machine takes longer than the product.
+How a batch is split depends on its size and the network alone, and gradients are added in one order: so neither the
+number of threads nor what they are found to be worth changes a bit of the result.
 """
 
-import queue
-import threading
 from contextlib import ExitStack
+from typing import NamedTuple
 
 import torch
 
 from ..._threads import limited_threads
-from .micro_batch import Shard
-
-_WORTH_SPLITTING = 2**22  # multiply-adds of a forward pass; for fewer, meeting takes longer than the work that is saved
-_WORTH_THREADS = 2**27  # the same of a shard, for its products to be shared out too
-_BETA1, _BETA2, _EPS = 0.9, 0.999, 1e-8  # of AdamW; torch's defaults
+from .adamw import adamw
+from .micro_batch import MicroBatch
+from .threads import Faster, Worker
 
 
-class RecordedStep:
+class Plan(NamedTuple):
+    """When a step is shared out.
+
+    Attributes
+    ----------
+    split_products : int
+        Multiply-adds of a batch's forward pass from which it is split; meeting takes longer than what fewer take.
+    share_products : int
+        The same of a micro-batch, from which its products are shared out, too.
+    n_trials : int
+        Steps to time on one thread, and on two; 0 to take two at once.
+    """
+
+    split_products: int = 2**22
+    share_products: int = 2**27
+    n_trials: int = 8
+
+
+class FastStep:
     """Trains a network without a backbone by AdamW, a batch at a time; a context manager, which holds the threads.
 
     Parameters
     ----------
     network : DPQNetwork
         On the CPU. Its parameters become views of one array, and are updated in place.
-    loss_weights : dict of str to float
-        Weight of every term of `TERMS`.
-    label_smoothing : float
-        Of both softmax losses.
+    objective : Objective
+        What is minimized.
     weight_decay : float
         Of the layers' weights.
     batch_size : int
         Samples a batch at most.
     generator : torch.Generator
-        Seeds what the network drops.
-    projection : Projection, default=None
-        What the term "preservation" preserves.
+        Seeds the dropout.
+    plan : Plan, default=Plan()
+        When to share out the work.
 
     Attributes
     ----------
@@ -46,7 +59,7 @@ class RecordedStep:
         Number of batches so far.
     """
 
-    def __init__(self, network, loss_weights, label_smoothing, weight_decay, batch_size, generator, projection=None):
+    def __init__(self, network, objective, *, weight_decay, batch_size, generator, plan=Plan()):  # noqa: B008
         parameters = dict(network.named_parameters())
         # what decays comes first, so that any range of the array is updated in two calls
         self._names = sorted(parameters, key=lambda name: not name.endswith(".weight"))
@@ -57,18 +70,19 @@ class RecordedStep:
         for name, parameter in parameters.items():
             parameter.data = views[name]
         self._moments = torch.zeros_like(self._values), torch.zeros_like(self._values)
-        self._weight_decay = weight_decay
         self.n_steps = 0
 
         n_products = len(self._values) * batch_size
-        n_shards = 2 if n_products >= _WORTH_SPLITTING and batch_size > 1 else 1
-        self._large = n_products >= n_shards * _WORTH_THREADS
-        self._gradients = [torch.empty_like(self._values) for _ in range(n_shards)]
-        self._shards = [
-            Shard(network, views, self._views(gradient), loss_weights, label_smoothing, generator, projection)
+        n_micro_batches = 2 if n_products >= plan.split_products and batch_size > 1 else 1
+        self._shares_products = n_products >= n_micro_batches * plan.share_products
+        self._gradients = [torch.empty_like(self._values) for _ in range(n_micro_batches)]
+        self._micro_batches = [
+            MicroBatch(views, self._views(gradient), objective, network.dropout, generator)
             for gradient in self._gradients
         ]
+        self._ranges = [self._range(i, n_micro_batches, weight_decay) for i in range(n_micro_batches)]
         self._scale = self._values.new_tensor([1.0, 1.0, 0.5, 0.5, 1 / network.M, -1 / network.M])
+        self._n_trials = plan.n_trials
 
     def _views(self, flat):
         pieces = flat.split([shape.numel() for shape in self._shapes])
@@ -90,14 +104,15 @@ class RecordedStep:
 
     def __enter__(self):
         n_threads = torch.get_num_threads()
-        self._limit = max(1, n_threads // len(self._shards)) if self._large else 1
-        self._worker = None
+        limit = max(1, n_threads // len(self._micro_batches)) if self._shares_products else 1
+        self._do = self._do_alone
         with ExitStack() as stack:
-            stack.enter_context(limited_threads(self._limit))
+            stack.enter_context(limited_threads(limit))
             stack.enter_context(torch.inference_mode())
-            if len(self._shards) > 1 and n_threads > 1:
-                self._worker = _Worker(self._limit)
-                stack.callback(self._worker.stop)
+            if len(self._micro_batches) > 1 and n_threads > 1:
+                worker = Worker(limit)
+                stack.callback(worker.stop)
+                self._do = Faster((self._do_alone, worker.share), self._n_trials)
             self._held = stack.pop_all()
         return self
 
@@ -124,84 +139,41 @@ class RecordedStep:
         self.n_steps += 1
         weight = weight.index_select(0, batch)
         weight /= weight.sum()
-        data = X, y.index_select(0, batch), weight, batch
-        n_shards = len(self._shards)
-        cuts = [len(batch) * i // n_shards for i in range(n_shards + 1)]
+        n = len(self._micro_batches)
+        cuts = tuple(len(batch) * i // n for i in range(1, n))
+        parts = [tensor.tensor_split(cuts) for tensor in (y.index_select(0, batch), weight, batch)]
         phases = (
-            lambda i: self._shards[i].forward(*data, cuts[i], cuts[i + 1]),
-            lambda i: self._shards[i].backward([shard.mean for shard in self._shards]),
+            lambda i: self._micro_batches[i].forward(X, *(tensors[i] for tensors in parts)),
+            lambda i: self._micro_batches[i].backward([micro_batch.mean for micro_batch in self._micro_batches]),
             lambda i: self._update(i, learning_rate),
         )
-        if self._worker is not None:
-            self._worker.share(phases)
-        else:
-            for phase in phases:
-                for i in range(n_shards):
-                    phase(i)
-        return sum(shard.terms for shard in self._shards) * self._scale
+        self._do(phases)
+        return sum(micro_batch.terms for micro_batch in self._micro_batches) * self._scale
+
+    def _do_alone(self, phases):
+        """Do each phase for all micro-batches, on this thread; `Worker.share` does it on two."""
+        for phase in phases:
+            for i in range(len(self._micro_batches)):
+                phase(i)
+
+    def _range(self, i, n_ranges, weight_decay):
+        """Return the i-th range of the parameters: views of all gradients; and what `adamw` takes of it."""
+        n = len(self._values)
+        start, stop = n * i // n_ranges, n * (i + 1) // n_ranges
+        decayed = (start, min(stop, self._n_decayed), weight_decay)
+        rest = (max(start, self._n_decayed), stop, 0.0)
+        updated = self._values, self._gradients[0], *self._moments
+        pieces = [
+            ([tensor[first:last] for tensor in updated], decay)
+            for first, last, decay in (decayed, rest)
+            if first < last
+        ]
+        return [gradient[start:stop] for gradient in self._gradients], pieces
 
     def _update(self, i, learning_rate):
-        """Add up the shards' gradients, and update by AdamW, in the i-th range of the parameters."""
-        n, n_shards = len(self._values), len(self._shards)
-        start, stop = n * i // n_shards, n * (i + 1) // n_shards
-        gradient = self._gradients[0][start:stop]
-        for other in self._gradients[1:]:
-            gradient += other[start:stop]
-        decayed = (start, min(stop, self._n_decayed), self._weight_decay)
-        rest = (max(start, self._n_decayed), stop, 0.0)
-        step = torch.tensor(float(self.n_steps))
-        for first, last, weight_decay in (decayed, rest):
-            if first < last:
-                torch._fused_adamw_(
-                    *([tensor[first:last]] for tensor in (self._values, self._gradients[0], *self._moments)),
-                    [],
-                    [step],
-                    lr=learning_rate,
-                    beta1=_BETA1,
-                    beta2=_BETA2,
-                    weight_decay=weight_decay,
-                    eps=_EPS,
-                    amsgrad=False,
-                    maximize=False,
-                )
-
-
-class _Worker:
-    """A thread that does the second share of each phase, while the caller does the first."""
-
-    def __init__(self, limit):
-        self._to, self._from = queue.SimpleQueue(), queue.SimpleQueue()
-        self._thread = threading.Thread(target=self._serve, args=(limit,), daemon=True)
-        self._thread.start()
-
-    def share(self, phases):
-        """Do all phases; none begins before both shares of the one before are done."""
-        self._to.put(phases)
-        try:
-            for phase in phases:
-                phase(0)
-                self._to.put(phase)
-                error = self._from.get()
-                if error is not None:
-                    raise error
-        except BaseException:
-            self.stop()  # nothing may go on where the caller, interrupted, does not expect it
-            raise
-
-    def stop(self):
-        """End the thread, at the end of the phase that it is in."""
-        self._to.put(None)
-        self._thread.join()
-
-    def _serve(self, limit):
-        torch.get_num_threads()  # torch sets a thread's limit at its first call, which must not come after ours
-        try:
-            with limited_threads(limit), torch.inference_mode():
-                while (phases := self._to.get()) is not None:
-                    for phase in phases:
-                        phase(1)
-                        self._from.put(None)
-                        if self._to.get() is None:
-                            return
-        except BaseException as error:
-            self._from.put(error)
+        """Add up the gradients of the micro-batches, and update by AdamW, in the i-th range of the parameters."""
+        (gradient, *others), pieces = self._ranges[i]
+        for other in others:
+            gradient += other
+        for tensors, weight_decay in pieces:
+            adamw(*tensors, self.n_steps, learning_rate, weight_decay)
