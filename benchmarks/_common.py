@@ -9,6 +9,7 @@ import datetime
 import gc
 import os
 import platform
+import sys
 import time
 from contextlib import contextmanager
 from importlib.metadata import version
@@ -31,10 +32,13 @@ def make_parser(description):
 
 def machine(*packages):
     """Return a line of date, machine and versions: of skdpq and what it needs, and of more packages."""
+    torch = sys.modules.get("torch")  # not imported for its own sake
+    gpu = f"{torch.cuda.get_device_name()}, " if torch and torch.cuda.is_available() else ""
     names = ("scikit-learn", "numpy", "numba", "torch", *packages)
     return (
-        f"{datetime.date.today()}, {os.cpu_count()} CPUs, {platform.platform()}, Python {platform.python_version()}, "
-        f"skdpq {skdpq.__version__}, " + ", ".join(f"{name} {version(name)}" for name in names)
+        f"{datetime.date.today()}, {gpu}{os.cpu_count()} CPUs, {platform.platform()}, Python "
+        f"{platform.python_version()}, skdpq {skdpq.__version__}, "
+        + ", ".join(f"{name} {version(name)}" for name in names)
     )
 
 
@@ -73,7 +77,7 @@ def interleave(turns, n_rounds):
 def memory(name):
     """Return a field of what Linux knows of the memory of this process, in bytes: VmRSS, VmHWM, RssAnon or RssFile."""
     with open("/proc/self/status") as file:
-        return next(int(line.split()[1]) * 1024 for line in file if line.startswith(f"{name}:"))
+        return next(int(text.split()[1]) * 1024 for text in file if text.startswith(f"{name}:"))
 
 
 @contextmanager
@@ -91,10 +95,10 @@ def measured_memory():
 
 def head(*columns, n_text=1):
     """Return the head of a Markdown table, whose columns but the first few hold numbers."""
-    return f"{row(*columns)}\n|{'---|' * n_text}{'---:|' * (len(columns) - n_text)}"
+    return f"{line(*columns)}\n|{'---|' * n_text}{'---:|' * (len(columns) - n_text)}"
 
 
-def row(*cells):
+def line(*cells):
     """Return a row of a Markdown table."""
     return f"| {' | '.join(map(str, cells))} |"
 
@@ -130,3 +134,8 @@ def search_index(codebooks, codes, y=None, **params):
     """Return a DPQNeighbors with such parameters over codes, searched by soft representations."""
     quantizer = FrozenEstimator(GivenCodebooks(codebooks).fit())
     return skdpq.DPQNeighbors(quantizer=quantizer, **params).fit_codes(codes, y)
+
+
+def trained_by(make_step):
+    """Return DPQClassifier with another function in the place of `skdpq._learning.step.make_step`."""
+    return type("DPQClassifier", (skdpq.DPQClassifier,), {"_make_step": staticmethod(make_step)})

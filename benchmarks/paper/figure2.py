@@ -12,18 +12,21 @@ norm of hard. With features from files, as for table2.py, the architecture is th
 ablation.
 """
 
-from contextlib import contextmanager
+import sys
 from functools import partial
-from unittest import mock
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import numpy as np
 import torch
+from _common import trained_by
 from images import base_network, from_classes, load_split, units
 from protocols import evaluate, evaluate_on, from_files, joined, load_results, make_parser
 from table2 import TRUNK
 
 from skdpq import DPQClassifier
-from skdpq._learning.network import SoftAndHard
+from skdpq._learning.network import concatenate_parts
 from skdpq._learning.step import AutogradStep
 
 M, K = 4, 64
@@ -36,35 +39,23 @@ ABLATIONS = {
 }
 
 
-@contextmanager
-def no_straight_through():
-    """Keep the gradient of hard from p; it still reaches the codewords."""
-
-    def backward(ctx, grad_soft, grad_hard):
-        grad_p, none, grad_codebooks = SoftAndHard.__dict__["backward"].__func__(ctx, grad_soft, grad_hard)
-        _, _, codebooks = ctx.saved_tensors
-        n_parts, _, D = codebooks.shape
-        hard = grad_hard.unflatten(1, (n_parts, D)).transpose(0, 1)
-        return grad_p - torch.bmm(hard, codebooks.transpose(1, 2)), none, grad_codebooks
-
-    class HardIsConstant(SoftAndHard):
-        """SoftAndHard without the straight-through estimator."""
-
-    HardIsConstant.backward = staticmethod(backward)
-
-    def autograd(network, loss_weights, label_smoothing, weight_decay, batch_size, generator, projection):
-        return AutogradStep(network, loss_weights, label_smoothing, weight_decay, generator, projection)
-
-    with (
-        mock.patch("skdpq._learning.network.SoftAndHard", HardIsConstant),
-        mock.patch("skdpq._fitting.make_step", autograd),
-    ):
-        yield
+def hard_is_gathered(network, x, generator=None):
+    """Compute what the network does, but with a hard of which only the codewords have a gradient."""
+    output = type(network).forward(network, x, generator)
+    parts = torch.arange(network.M, device=output.codes.device)[:, None]
+    soft = concatenate_parts(torch.bmm(output.p, network.codebooks))
+    return output._replace(soft=soft, hard=concatenate_parts(network.codebooks[parts, output.codes]))
 
 
-def measure(train, test, params):
+def no_straight_through(network, objective, **params):
+    """Make a training step that keeps the gradient of hard from p."""
+    network.forward = partial(hard_is_gathered, network)
+    return AutogradStep(network, objective, **params)
+
+
+def measure(train, test, params, classifier=DPQClassifier):
     """Return the results of DPQ, with and without intra-normalisation, and what became of its codes."""
-    clf = DPQClassifier(M, K, **params).fit(*train)
+    clf = classifier(M, K, **params).fit(*train)
     codes, soft, hard = clf.encode(test[0]), clf.soft(test[0]), clf.decode(clf.encode(test[0]))
     usage = np.stack([np.bincount(part, minlength=K) for part in codes.T]) / len(codes)
     row = evaluate(clf, train, test)
@@ -80,12 +71,6 @@ def measure(train, test, params):
     )
 
 
-def measure_without_straight_through(train, test, params):
-    """Do the same without the straight-through estimator."""
-    with no_straight_through():
-        return measure(train, test, params)
-
-
 def measure_across(source, targets, params):
     """Return the results of DPQ on classes that it was trained on, and on others."""
     clf = DPQClassifier(**params).fit(*source)
@@ -97,7 +82,7 @@ def ablate(results, train, test, seed):
     rows = {f"central {weight}": {"joint_central_weight": weight} for weight in CENTRAL_WEIGHTS} | ABLATIONS
     for name, params in rows.items():
         results.get(f"{name} seed={seed}", partial(measure, train, test, params | {"random_state": seed}))
-    constant = partial(measure_without_straight_through, train, test, {"random_state": seed})
+    constant = partial(measure, train, test, {"random_state": seed}, trained_by(no_straight_through))
     results.get(f"without straight-through gradient seed={seed}", constant)
 
 

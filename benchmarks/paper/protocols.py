@@ -1,19 +1,16 @@
 """Retrieval protocols of the paper's section 4, and results that are kept as they come."""
 
-import argparse
 import json
-import os
-import platform
+import sys
 import time
 from pathlib import Path
 
-import faiss
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+import _common
 import numpy as np
-import sklearn
-import torch
 from sklearn.frozen import FrozenEstimator
 
-import skdpq
 from skdpq import DPQNeighbors, metrics
 
 RESULTS = Path(__file__).parent / "results"
@@ -125,7 +122,7 @@ def map_of_vectors(queries, y, items, labels):
 
 def make_parser(description, features=False):
     """Return a parser of the options that all experiments have, and of features in the place of images if they may."""
-    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = _common.make_parser(description)
     samples = parser.add_mutually_exclusive_group(required=True)
     samples.add_argument("--data", help="images, in a folder or a zip file")
     if features:
@@ -168,7 +165,7 @@ class Results:
             start = time.perf_counter()
             row = {name: round(value, 5) for name, value in compute().items()}
             row["seconds"] = round(time.perf_counter() - start, 1)
-            self.rows[key] = row | {"on": machine()}
+            self.rows[key] = row | {"on": _common.machine("faiss-cpu")}
             self.path.parent.mkdir(exist_ok=True)
             temporary = self.path.with_suffix(".tmp")
             temporary.write_text(json.dumps(self.rows, indent=1) + "\n")
@@ -176,10 +173,3 @@ class Results:
         row = self.rows[key]
         print(key, {name: value for name, value in row.items() if name != "on"}, flush=True)
         return row
-
-
-def machine():
-    """Return date, machine and versions."""
-    versions = ", ".join(f"{module.__name__} {module.__version__}" for module in (skdpq, sklearn, torch, np, faiss))
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{os.cpu_count()} x {platform.machine()}"
-    return f"{time.strftime('%Y-%m-%d')}, {device}, Python {platform.python_version()}, {versions}"

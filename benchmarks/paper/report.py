@@ -4,12 +4,15 @@ python benchmarks/paper/report.py --plots docs > docs/paper_results.md
 python benchmarks/paper/report.py --validation
 """
 
-import argparse
 import json
+import sys
 from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import matplotlib.pyplot as plt
 import numpy as np
+from _common import head, line, make_parser
 
 RESULTS = Path(__file__).parent / "results"
 PARTS = (2, 4, 6, 8)
@@ -45,14 +48,9 @@ def cell(rows, name):
     return f"{np.mean(values):.4f}" + (f" ± {np.std(values, ddof=1):.4f}" if len(values) > 1 else "")
 
 
-def line(*cells):
-    """Return a row of a table."""
-    return f"| {' | '.join(cells)} |"
-
-
 def header(*cells):
-    """Return the first two rows of a table."""
-    return line(*cells) + "\n" + "|---" * len(cells) + "|"
+    """Return the head of a table, with all columns to the left."""
+    return head(*cells, n_text=len(cells))
 
 
 def table1(rows):
@@ -175,7 +173,7 @@ PLOTS = {"table1": plot_table1, "figure2": plot_figure2}
 
 def main():
     """Print the report, and draw the plots."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__)
     parser.add_argument("--validation", action="store_true", help="of the validation data")
     parser.add_argument("--plots", help="a folder for plots")
     options = parser.parse_args()

@@ -8,81 +8,82 @@ M=8 and K=256. Sharper or flatter distributions at the start are in benchmarks/q
 of the estimators.
 """
 
+import sys
+from dataclasses import dataclass
 from functools import partial
-from unittest import mock
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import torch
+from _common import trained_by
 from images import base_network, load_split, units
 from protocols import evaluate, load_results, make_parser
 from torch.nn.functional import normalize
 
-from skdpq import DPQClassifier, losses
-from skdpq._learning.step import AutogradStep
+from skdpq import DPQClassifier
+from skdpq._learning import losses
+from skdpq._learning.step import AutogradStep, Objective
 
 M, K = 4, 64
 
 
-class Classifier(torch.nn.Module):
-    """A linear or cosine classifier whose logit of the true class is lowered by a margin in training.
+@dataclass
+class VariantObjective:
+    """The objective with a linear or cosine classifier, whose logit of the true class is lowered by a margin."""
+
+    plain: Objective
+    cosine: float = 0.0
+    margin: float = 0.0
+
+    def logits(self, classifier, x, y):
+        """Return the logits of representations x (B, M * D) of classes y."""
+        logits = self.cosine * normalize(x) @ normalize(classifier.weight).T if self.cosine else classifier(x)
+        return logits - self.margin * torch.nn.functional.one_hot(y, logits.shape[1])
+
+    def __call__(self, network, x, y, weight, generator=None):
+        """Return the weighted sum of the terms, and the terms."""
+        output = network(x, generator)
+        soft, hard, smoothing = output.soft, output.hard, self.plain.label_smoothing
+        terms = {
+            "softmax_soft": losses.softmax_loss(self.logits(network.classifier, soft, y), y, weight, smoothing),
+            "softmax_hard": losses.softmax_loss(self.logits(network.classifier, hard, y), y, weight, smoothing),
+            "joint_central": losses.joint_central_loss(soft, hard, network.class_centers[y], weight),
+            "preservation": weight.new_zeros(()),
+            "gini_batch": losses.gini_batch(output.p, weight),
+            "gini_sample": losses.gini_sample(output.p, weight),
+        }
+        loss = sum(self.plain.loss_weights[name] * term for name, term in terms.items())
+        return loss, torch.stack(list(terms.values())).detach()
+
+
+class VariantStep(AutogradStep):
+    """A training step with another objective, of which the average weights are kept.
 
     Of a cosine classifier, the weights are left normalised and without a bias: its predictions are then those of the
     linear one that the estimator takes it for.
     """
 
-    def __init__(self, linear, cosine, margin):
-        super().__init__()
-        self.weight, self.bias = linear.weight, linear.bias
-        self.cosine, self.margin = cosine, margin
-
-    def forward(self, x, y):
-        """Return the logits of representations x (B, M * D) of classes y."""
-        if self.cosine:
-            logits = self.cosine * normalize(x) @ normalize(self.weight).T
-        else:
-            logits = torch.nn.functional.linear(x, self.weight, self.bias)
-        return logits - self.margin * torch.nn.functional.one_hot(y, logits.shape[1])
-
-
-class VariantStep(AutogradStep):
-    """A training step with another classifier, or whose average weights are kept."""
-
-    def __init__(self, *args, cosine=0.0, margin=0.0, decay=0.0):
-        super().__init__(*args)
-        self.classifier = Classifier(self._network.classifier, cosine, margin)
-        self.decay = decay
-        self.average = [p.detach().clone() for p in self._network.parameters()]
+    def __init__(self, network, objective, *, cosine=0.0, margin=0.0, decay=0.0, **params):
+        super().__init__(network, VariantObjective(objective, cosine, margin), **params)
+        self.network, self.cosine, self.decay = network, cosine, decay
+        self.average = [p.detach().clone() for p in network.parameters()]
         self.n_steps = 0
 
-    def __call__(self, X, y, weight, batch, learning_rate):
+    def __call__(self, *args):
         """Learn from a batch."""
-        network, weights = self._network, self._loss_weights
-        x, y = X[batch], y[batch]
-        weight = weight[batch] / weight[batch].sum()
-        for group in self._optimizer.param_groups:
-            group["lr"] = learning_rate
-        output = network(x, self._generator)
-        terms = {
-            "softmax_soft": losses.softmax_loss(self.classifier(output.soft, y), y, weight, self._smoothing),
-            "softmax_hard": losses.softmax_loss(self.classifier(output.hard, y), y, weight, self._smoothing),
-            "joint_central": losses.joint_central_loss(output.soft, output.hard, network.class_centers[y], weight),
-            "preservation": weight.new_zeros(()),
-            "gini_batch": losses.gini_batch(output.p, weight),
-            "gini_sample": losses.gini_sample(output.p, weight),
-        }
-        self._optimizer.zero_grad(set_to_none=True)
-        sum(weights[name] * term for name, term in terms.items()).backward()
-        self._optimizer.step()
+        terms = super().__call__(*args)
         self.n_steps += 1
         decay = min(self.decay, self.n_steps / (self.n_steps + 10))  # a mean of few at first
-        torch._foreach_lerp_(self.average, [p.detach() for p in network.parameters()], 1 - decay)
-        return torch.stack(list(terms.values())).detach()
+        torch._foreach_lerp_(self.average, [p.detach() for p in self.network.parameters()], 1 - decay)
+        return terms
 
     def __exit__(self, *_):
         with torch.no_grad():
-            torch._foreach_copy_(list(self._network.parameters()), self.average)
-            if self.classifier.cosine:
-                self._network.classifier.weight.copy_(normalize(self._network.classifier.weight))
-                self._network.classifier.bias.zero_()
+            torch._foreach_copy_(list(self.network.parameters()), self.average)
+            if self.cosine:
+                self.network.classifier.weight.copy_(normalize(self.network.classifier.weight))
+                self.network.classifier.bias.zero_()
 
 
 VARIANTS = {
@@ -108,16 +109,8 @@ PARAMETERS = {
 
 def measure(train, test, seed, variant, params):
     """Return the results of DPQ with one change."""
-
-    def make_step(network, loss_weights, label_smoothing, weight_decay, batch_size, generator, projection):
-        return VariantStep(network, loss_weights, label_smoothing, weight_decay, generator, **variant)
-
-    clf = DPQClassifier(**{"M": M, "K": K, "random_state": seed} | params)
-    if variant is None:
-        clf.fit(*train)
-    else:
-        with mock.patch("skdpq._fitting.make_step", make_step):
-            clf.fit(*train)
+    classifier = DPQClassifier if variant is None else trained_by(partial(VariantStep, **variant))
+    clf = classifier(**{"M": M, "K": K, "random_state": seed} | params).fit(*train)
     return evaluate(clf, train, test) | {"accuracy": clf.score(*test)}
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import numpy as np
-from _common import head, load_features, machine, make_parser, row, seconds
+from _common import head, line, load_features, machine, make_parser, seconds
 from sklearn.frozen import FrozenEstimator
 from sklearn.linear_model import LogisticRegression
 
@@ -75,7 +75,7 @@ def main():
     for name, of_seeds in values.items():
         *scores, distinct, fit_time, score_time = np.mean(of_seeds, axis=0)
         cells = (f"{score:.4f}" for score in scores)
-        print(row(name, *cells, f"{distinct:.0f}", f"{fit_time:.0f}", f"{score_time:.1f}"))
+        print(line(name, *cells, f"{distinct:.0f}", f"{fit_time:.0f}", f"{score_time:.1f}"))
 
 
 if __name__ == "__main__":

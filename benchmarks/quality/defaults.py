@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import numpy as np
 import torch
-from _common import head, load_features, machine, make_parser, row, seconds
+from _common import head, line, load_features, machine, make_parser, seconds, trained_by
 from sklearn.datasets import load_breast_cancer, load_digits, load_iris, load_wine, make_classification
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.frozen import FrozenEstimator
@@ -88,16 +88,12 @@ def classifier(params, X):
     """Return the classifier with some parameters and, where these have "initial ...", another start of the network."""
     initial = {name.removeprefix("initial "): params[name] for name in params if name.startswith("initial ")}
 
-    class StartsOtherwise(DPQClassifier):
-        """Changes the network before training."""
-
-        @staticmethod
-        def _make_step(network, *args, generator, **kwargs):
-            change_start(network, generator, X, **initial)
-            return make_step(network, *args, generator=generator, **kwargs)
+    def make_changed(network, objective, *, generator, **kwargs):
+        change_start(network, generator, X, **initial)
+        return make_step(network, objective, generator=generator, **kwargs)
 
     own = {name: params[name] for name in params if not name.startswith("initial ")}
-    return (StartsOtherwise if initial else DPQClassifier)(**own)
+    return (trained_by(make_changed) if initial else DPQClassifier)(**own)
 
 
 def small_sets(seed):
@@ -150,7 +146,7 @@ def table(rows, seeds):
         if variant != "defaults":
             differences = np.subtract(scores, standard[measured][:-1])
             cells = [f"{cell} ({difference:+.4f})" for cell, difference in zip(cells, differences, strict=True)]
-        yield row(variant, *cells, f"{fit_time:.1f}")
+        yield line(variant, *cells, f"{fit_time:.1f}")
     if seeds > 1:
         spread = np.std(rows["defaults"], axis=0, ddof=1)[measured][:-1]
         yield f"\nStandard deviation over seeds, of the defaults: {', '.join(f'{s:.4f}' for s in spread)}."

@@ -19,7 +19,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import faiss
 import numpy as np
-from _common import head, machine, make_parser, row, seconds
+from _common import head, line, machine, make_parser, seconds
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 
@@ -98,7 +98,7 @@ def main():
                 method = "OPQ" if rotation else "PQ"
                 cells = f"{e:.4g}", f"{fe:.4g}", f"{e / fe:.3f}", f"{h:.4g}", f"{fh:.4g}", f"{h / fh:.3f}"
                 cells = method, *cells, f"{s:.1f}", f"{fs:.1f}"
-                print(row(name, len(X_train), X.shape[1], M, K, *cells), flush=True)
+                print(line(name, len(X_train), X.shape[1], M, K, *cells), flush=True)
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import numpy as np
-from _common import head, interleave, machine, make_parser, row
+from _common import head, interleave, line, machine, make_parser
 from _numba_cache import ROOT, cache_folder
 from _tasks import make_tasks
 
@@ -108,7 +108,7 @@ def main():
             this, other = (np.array(elapsed) for elapsed in interleave(turns, options.rounds).values())
             low, ratio, high = np.quantile(this / other, (0.25, 0.5, 0.75))
             times = (shown(np.median(elapsed), task.rate) for elapsed in (this, other))
-            print(row(name, threads, *times, f"{ratio:.3f}", f"{low:.3f} to {high:.3f}", words), flush=True)
+            print(line(name, threads, *times, f"{ratio:.3f}", f"{low:.3f} to {high:.3f}", words), flush=True)
     for checkout in checkouts.values():
         checkout.stop()
     sys.exit(0 if all_same else "Results of search or index differ.")

@@ -14,7 +14,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import numpy as np
 import torch
-from _common import GivenCodebooks, head, machine, make_parser, row, search_index, seconds
+from _common import GivenCodebooks, head, line, machine, make_parser, search_index, seconds
 from sklearn.utils import gen_batches
 from torch.nn.functional import embedding_bag
 
@@ -57,8 +57,7 @@ def main():
     parser.add_argument("--n", type=int, default=1_000_000)
     parser.add_argument("--queries", type=int, default=10_000)
     options = parser.parse_args()
-    name = torch.cuda.get_device_name(options.device) if options.device.type == "cuda" else options.device
-    print(f"{machine()}; {name}")
+    print(machine())
     print(f"{options.n:,} codes, {options.queries:,} queries; microseconds a query\n")
     print(head("D", "k", "device", "CPU, all threads", "sums", "product", n_text=0))
     for D in (8, 64):
@@ -73,7 +72,7 @@ def main():
             for found, expected in zip(there.kneighbors(queries, k), here.kneighbors(queries, k), strict=True):
                 np.testing.assert_array_equal(found, expected)
             times = [f"{1e6 * shortest(index.kneighbors, queries, k) / len(queries):.2f}" for index in (there, here)]
-            print(row(D, k, *times, *alone), flush=True)
+            print(line(D, k, *times, *alone), flush=True)
 
 
 if __name__ == "__main__":

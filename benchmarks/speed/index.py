@@ -24,7 +24,7 @@ from _common import machine, make_parser, measured_memory, search_index, seconds
 from numba import njit
 
 from skdpq._search.segments import build  # for the kernel alone
-from skdpq._search.simd import BLOCK, HAS_SHUFFLES, mark_block, n_registers
+from skdpq._search.simd import BLOCK_CODES, HAS_SIMD, VECTOR_BYTES, mark_block, n_registers
 
 M, K, D = 8, 256, 8
 FIRST_ANSWER = f"""
@@ -57,26 +57,26 @@ def random_codes(n):
 
 
 @njit
-def mark_all(blocks, bounds, registers, masks):
-    """Compare all blocks a hundred times with one query's bounds, which none of them meets."""
+def mark_all(n_registers, blocks, table_u8, masks):
+    """Compare all blocks a hundred times with one query's 8-bit table, whose sums all exceed the largest."""
     M = blocks.shape[1]
     for _ in range(100):
         for b in range(len(blocks)):
-            start = blocks.ctypes.data + np.uintp(b * M * BLOCK)
-            mark_block(registers, start, bounds.ctypes.data, M, np.uint8(0), masks.ctypes.data)
+            codes = blocks.ctypes.data + np.uintp(b * M * BLOCK_CODES)
+            mark_block(n_registers, codes, table_u8.ctypes.data, M, np.uint8(0), masks.ctypes.data)
 
 
 def measure_kernel(K):
-    """Return ns a code of the look-ups in registers, on codes that stay in the L1 cache."""
-    codes = np.random.default_rng(0).integers(0, K, (12 * BLOCK, M), dtype=np.uint8)
+    """Return ns a code of in-register look-up tables, on codes that stay in the L1 cache."""
+    codes = np.random.default_rng(0).integers(0, K, (12 * BLOCK_CODES, M), dtype=np.uint8)
     blocks = build(codes, np.arange(len(codes))).blocks
-    registers = n_registers(K)
-    buffer = np.ones(M * 64 * registers + 64, dtype=np.uint8)
-    bounds = buffer[-buffer.ctypes.data % 64 :][: M * 64 * registers]
+    n_bytes = M * VECTOR_BYTES * n_registers(K)
+    buffer = np.ones(n_bytes + VECTOR_BYTES, dtype=np.uint8)
+    table_u8 = buffer[-buffer.ctypes.data % VECTOR_BYTES :][:n_bytes]
     masks = np.empty(4, dtype=np.uint64)
-    mark_all(blocks, bounds, registers, masks)  # compiles
-    elapsed = [seconds(mark_all, blocks, bounds, registers, masks) for _ in range(200)]
-    return np.median(elapsed) / (100 * len(blocks) * BLOCK) * 1e9
+    mark_all(n_registers(K), blocks, table_u8, masks)  # compiles
+    elapsed = [seconds(mark_all, n_registers(K), blocks, table_u8, masks) for _ in range(200)]
+    return np.median(elapsed) / (100 * len(codes)) * 1e9
 
 
 def measure_memory(n):
@@ -155,7 +155,7 @@ def main():
     )
     print(f"256 queries, k=100: {searches[0] / 2**20:.0f} MiB on one thread, {searches[1] / 2**20:.0f} MiB on two")
     print(f"one query, k=10: {times[0]:.2f} ms on one thread, {times[1]:.2f} ms on two")
-    if HAS_SHUFFLES:
+    if HAS_SIMD:
         kernels = ", ".join(f"K={K}: {measure_kernel(K):.3f} ns a code" for K in (64, 128, 256))
         print(f"\nthe kernel alone, M={M}, one thread: {kernels}")
 

@@ -16,7 +16,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import numpy as np
-from _common import head, machine, make_parser, measured_memory, row, search_index
+from _common import head, line, machine, make_parser, measured_memory, search_index
 
 from skdpq.metrics import score_neighbors
 
@@ -91,7 +91,7 @@ def main():
             for n_jobs in (1, 2):
                 n_distinct, results = pool.submit(measure, case, options.items, options.queries, n_jobs).result()
                 cells = (f"{score:.4f}, {elapsed:.2f} s, {mib:.0f}" for score, elapsed, mib in results)
-                print(row(*case[:3], n_distinct, n_jobs, *cells), flush=True)
+                print(line(*case[:3], n_distinct, n_jobs, *cells), flush=True)
 
 
 if __name__ == "__main__":

@@ -47,10 +47,10 @@ from _common import (
     GivenCodebooks,
     head,
     interleave,
+    line,
     load_features,
     machine,
     make_parser,
-    row,
     search_index,
     seconds_each,
 )
@@ -411,7 +411,7 @@ def table(results, methods):
             continue
         seconds = results.seconds[case]
         recall = f"{results.recall[name, k]:.3f}" if (name, k) in results.recall else "exact"
-        yield row(
+        yield line(
             name,
             threads,
             f"{count:,}",
@@ -434,14 +434,14 @@ def must_show(all_results):
         results = all_results[name]
         count = results.counts[-1] if count is None else count
         speed_up = results.speed_up(OURS, baseline, 1, count, k)
-        yield row(name, f"{results.n:,}", f"{count:,}", k, baseline, f"{speed_up:.2f}", least)
+        yield line(name, f"{results.n:,}", f"{count:,}", k, baseline, f"{speed_up:.2f}", least)
     yield f"\nOurs on two threads over ours on one, at least {LEAST_THREAD_SPEED_UP}:\n"
     yield head("data set", "codes", "queries", *(f"k={k}" for k in KS))
     for name, results in all_results.items():
         for count in results.counts:
             seconds = [[results.seconds[OURS, threads, count, k] for k in KS] for threads in THREADS]
             cells = (f"{one / two:.2f}" for one, two in zip(*seconds, strict=True))
-            yield row(name, f"{results.n:,}", f"{count:,}", *cells)
+            yield line(name, f"{results.n:,}", f"{count:,}", *cells)
 
 
 def plot(all_results, path):
@@ -510,11 +510,11 @@ def main():
     options = parser.parse_args()
     if options.output:
         options.output.write_text("")
-    for line in report(options):
-        print(line, flush=True)
+    for text in report(options):
+        print(text, flush=True)
         if options.output:
             with options.output.open("a") as file:
-                file.write(f"{line}\n")
+                file.write(f"{text}\n")
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import numpy as np
 import torch
 from _architectures import DEFAULTS, training_cases
-from _common import head, interleave, machine, make_parser, row, seconds
+from _common import head, interleave, line, machine, make_parser, seconds
 from threadpoolctl import threadpool_limits
 
 from skdpq._learning.fast_step import FastStep
@@ -71,7 +71,7 @@ def main():
             fast, autograd = (np.array(elapsed) for elapsed in interleave(turns, options.rounds).values())
             low, ratio, high = np.quantile(autograd / fast, (0.25, 0.5, 0.75))
             speeds = (f"{BATCH / np.median(elapsed):,.0f}" for elapsed in (fast, autograd))
-            print(row(case.name, threads, *speeds, f"{ratio:.2f}", f"{low:.2f} to {high:.2f}"), flush=True)
+            print(line(case.name, threads, *speeds, f"{ratio:.2f}", f"{low:.2f} to {high:.2f}"), flush=True)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import numpy as np
-from _common import head, machine, make_parser, memory, row, seconds
+from _common import head, line, machine, make_parser, memory, seconds
 
 from skdpq import DPQClassifier
 from skdpq._learning import samples  # what fits into memory is no parameter
@@ -88,7 +88,7 @@ def main():
                 fit_time = seconds(clf.fit, X, y)
             allocated, of_file = peak.mib
             score = clf.score(X_test, y_test)
-            print(row(name, f"{score:.4f}", f"{allocated:.0f}", f"{of_file:.0f}", f"{fit_time:.0f}"), flush=True)
+            print(line(name, f"{score:.4f}", f"{allocated:.0f}", f"{of_file:.0f}", f"{fit_time:.0f}"), flush=True)
 
 
 if __name__ == "__main__":

@@ -47,7 +47,7 @@ import numpy as np
 import skorch
 import torch
 from _architectures import DEFAULTS, encoding_case, training_cases
-from _common import head, interleave, machine, make_parser, row, seconds
+from _common import head, interleave, line, machine, make_parser, seconds
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.neural_network import MLPClassifier
 from threadpoolctl import threadpool_limits
@@ -225,7 +225,7 @@ def training_table(case, times, peaks):
     yield f"\n## Training, {case.name}\n\n{sizes}; MLPClassifier has {hidden_width(case):,} hidden units.\n"
     yield head("method", "threads", "samples/s", "GFLOP/s", "share of torch.mm")
     for (name, threads), elapsed in times.items():
-        yield row(name, *cells(case.n, elapsed, training_products(case, name), threads, peaks))
+        yield line(name, *cells(case.n, elapsed, training_products(case, name), threads, peaks))
 
 
 def encoding_table(case, times, peaks):
@@ -234,7 +234,7 @@ def encoding_table(case, times, peaks):
     yield head("method", "threads", "rows/s", "GFLOP/s", "share of torch.mm")
     products = encoding_products(case)
     for (name, threads), elapsed in times.items():
-        yield row(name, *cells(case.n, elapsed, products[name], threads, peaks))
+        yield line(name, *cells(case.n, elapsed, products[name], threads, peaks))
 
 
 def summary(trained, encoded):
@@ -246,13 +246,13 @@ def summary(trained, encoded):
         medians = {turn: np.median(elapsed) for turn, elapsed in times.items()}
         for threads in THREADS:
             best = (min(medians[name, n] for n in THREADS) for name in baselines)
-            yield row(case.name, threads, *(f"{other / medians[OURS, threads]:.2f}" for other in best))
+            yield line(case.name, threads, *(f"{other / medians[OURS, threads]:.2f}" for other in best))
     yield "\n## Speed of skdpq on two threads over one\n"
     yield head("", "ratio")
     for case, times in trained:
-        yield row(f"training, {case.name}", over(times[OURS, 1], times[OURS, 2]))
+        yield line(f"training, {case.name}", over(times[OURS, 1], times[OURS, 2]))
     for name in ENCODED:
-        yield row(name, over(encoded[name, 1], encoded[name, 2]))
+        yield line(name, over(encoded[name, 1], encoded[name, 2]))
 
 
 def report(options):
@@ -265,7 +265,7 @@ def report(options):
 
     yield "\n" + head("threads", "torch.mm, GFLOP/s, best", "median", n_text=0)
     for threads, rates in peaks.items():
-        yield row(threads, f"{max(rates) / 1e9:.1f}", f"{np.median(rates) / 1e9:.1f}")
+        yield line(threads, f"{max(rates) / 1e9:.1f}", f"{np.median(rates) / 1e9:.1f}")
     for case, times in trained:
         yield from training_table(case, times, peaks)
     yield from encoding_table(encoding, encoded, peaks)
@@ -287,12 +287,12 @@ def profile_table(title, total, spent, multiply_adds):
     rate = 2 * multiply_adds / in_products
     yield f"\n## {title}\n\nProducts take {in_products / total:.0%}, at {rate / 1e9:.0f} GFLOP/s.\n"
     yield head("operations", "share")
-    yield row(f"products: {', '.join(products)}", f"{in_products / total:.1%}")
+    yield line(f"products: {', '.join(products)}", f"{in_products / total:.1%}")
     rest = {name: elapsed for name, elapsed in spent.items() if name not in products}
     rest["all else"] = total - sum(spent.values())
     for name in sorted(rest, key=rest.get, reverse=True):
         if rest[name] > 0.002 * total:
-            yield row(name, f"{rest[name] / total:.1%}")
+            yield line(name, f"{rest[name] / total:.1%}")
 
 
 def profile_training(case):
@@ -328,8 +328,8 @@ def main():
     parser.add_argument("--profile", action="store_true", help="print what operations take instead")
     options = parser.parse_args()
     warnings.simplefilter("ignore", ConvergenceWarning)  # max_iter is reached, as it should be
-    for line in (report_profiles if options.profile else report)(options):
-        print(line, flush=True)
+    for text in (report_profiles if options.profile else report)(options):
+        print(text, flush=True)
 
 
 if __name__ == "__main__":
