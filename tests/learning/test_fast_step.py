@@ -276,3 +276,21 @@ def test_dropout_drops_its_share_independently_and_keeps_the_mean(dropout):
     assert abs(((first == 0) & (second == 0)).double().mean() - dropout**2) < allowed
     assert abs(((first == 0)[:, 1:] & (first == 0)[:, :-1]).double().mean() - dropout**2) < allowed
     assert abs(first.mean() - 1) < allowed / (1 - min(dropout, 0.99))
+
+
+@pytest.mark.parametrize("make", [FastStep, AutogradStep])
+def test_what_is_preserved_is_of_the_features_before_dropout(make):
+    network, X, y, weight = make_problem(
+        8, M=2, K=3, D=2, hidden_layer_sizes=(), part_layer_sizes=(), n_classes=0, dropout=0.9
+    )
+    with torch.no_grad():  # all codewords are one: soft and hard are the same for any sample, whatever is dropped
+        network.codebooks.fill_(0.5)
+    projection = Projection(torch.randn(8, 4, dtype=X.dtype), torch.zeros(4, dtype=X.dtype))
+    objective = Objective(dict.fromkeys(TERMS, 0.0), 0.0, projection)
+    step = make(network, objective, weight_decay=0.0, batch_size=9, generator=torch.Generator().manual_seed(0))
+    batch = torch.arange(9)
+    with step:
+        terms = step(X, y, weight, batch, 0.0)
+    share = weight[batch] / weight[batch].sum()
+    expected = (projection(X[batch]) - 0.5).square().sum(1) @ share  # half of soft's and half of hard's
+    torch.testing.assert_close(terms[TERMS.index("preservation")], expected)

@@ -139,3 +139,29 @@ def test_codewords_start_with_an_expected_squared_norm_of_one(D):
     squared = network.codebooks.detach().square().sum(-1).numpy()
     standard_error = math.sqrt(2 / D / squared.size)
     assert abs(np.mean(squared) - 1) < 5 * standard_error
+
+
+def test_layers_start_uniform_by_their_fan_in():
+    network = make_network(900, 400, M=2, K=3, D=50, hidden_layer_sizes=(16,), part_layer_sizes=(40,))
+    fan_ins = {"trunk.0": 900, "parts.0": 8, "parts.1": 40, "classifier": 100}
+    parameters = dict(network.named_parameters())
+    for name, fan_in in fan_ins.items():
+        weight = parameters[f"{name}.weight"].detach()
+        assert 0.9 * fan_in**-0.5 < weight.abs().max() <= fan_in**-0.5, name
+        assert abs(weight.std() - (3 * fan_in) ** -0.5) < 0.1 * fan_in**-0.5, name
+        assert parameters[f"{name}.bias"].abs().max() <= fan_in**-0.5, name
+
+
+@pytest.mark.parametrize("dropout", [0.1, 0.5, 0.9])
+def test_dropout_drops_its_share_and_keeps_the_mean(dropout):
+    n = 300
+    network = DPQNetwork(n, 0, M=1, K=n, D=1, hidden_layer_sizes=(), part_layer_sizes=(), dropout=dropout)
+    with torch.no_grad():  # logits are the units that were not dropped
+        network.parts[0].weight.copy_(torch.eye(n))
+        network.parts[0].bias.zero_()
+    x = torch.ones(200, n)
+    kept = network.train().logits(x, torch.Generator().manual_seed(0))[0]
+    tolerance = 5 / kept.numel() ** 0.5
+    assert abs((kept == 0).double().mean() - dropout) < tolerance
+    torch.testing.assert_close(kept[kept != 0], torch.full_like(kept[kept != 0], 1 / (1 - dropout)))
+    assert torch.equal(network.eval().logits(x)[0], x)

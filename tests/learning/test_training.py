@@ -12,6 +12,7 @@ from sklearn.model_selection import train_test_split
 
 from skdpq import DPQClassifier, DPQTransformer
 from skdpq._learning.losses import SUPERVISED, TERMS
+from skdpq._learning.step import make_step
 from skdpq._learning.training import Schedule
 
 WEIGHTED = [name for name in TERMS if name != "preservation"]
@@ -137,3 +138,35 @@ def test_fit_emits_no_warning(digits):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         DPQTransformer(M=3, K=5).fit(X[:99], y[:99]).transform(X)
+
+
+class RecordingTransformer(DPQTransformer):
+    """A DPQTransformer that keeps the learning rates its steps were given."""
+
+    def _make_step(self, *args, **kwargs):
+        step, rates = make_step(*args, **kwargs), self.rates
+
+        class Recording:
+            def __enter__(self):
+                step.__enter__()
+                return self
+
+            def __exit__(self, *exception):
+                return step.__exit__(*exception)
+
+            def __call__(self, *batch):
+                rates.append(batch[-1])
+                return step(*batch)
+
+        return Recording()
+
+
+def test_the_schedule_is_followed_within_each_epoch():
+    X, y = make_blobs(60, centers=3, random_state=0)
+    dpq = RecordingTransformer(**SMALL, batch_size=10, max_iter=10, learning_rate=0.01)
+    dpq.rates = []
+    dpq.fit(X, y)
+    schedule = Schedule(10)
+    times = [epoch + (i + 1) / 7 for epoch in range(10) for i in range(6)]  # 6 batches an epoch
+    assert_allclose(dpq.rates, [0.01 * schedule.factor(time) for time in times])
+    assert len(np.unique(dpq.rates[-12:])) == 12

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 
 from skdpq._codes import decode
-from skdpq._search.tables import lut_asymmetric, lut_classification, lut_symmetric
+from skdpq._search.tables import check_range, lut_asymmetric, lut_classification, lut_symmetric
 
 seeds = st.integers(0, 2**32 - 1)
 sizes = st.tuples(st.integers(1, 6), st.integers(2, 20), st.integers(1, 9))
@@ -124,3 +124,12 @@ def test_tables_take_any_memory_layout():
     read_only.flags.writeable = False
     for layout in [np.asfortranarray(soft), np.repeat(soft, 2, axis=0)[::2], read_only]:
         assert_array_equal(lut_asymmetric(np.asfortranarray(codebooks), layout), expected)
+
+
+@pytest.mark.parametrize("M", [1, 2, 7])
+def test_sums_of_as_many_entries_as_parts_must_fit_float32(M):
+    most = np.finfo(np.float32).max / M
+    check_range(np.nextafter(most, 0), M)
+    for largest in (most, np.inf, np.nan):
+        with pytest.raises(ValueError, match="squared distances fit float32"):
+            check_range(largest, M)
