@@ -27,12 +27,12 @@ class Plan(NamedTuple):
     share_products : int
         The same of a micro-batch, from which its products are shared out, too.
     n_trials : int
-        Steps to time on one thread, and on two; 0 to take two at once.
+        Steps to time on one thread, and on two; 0 to take two without a trial.
     """
 
     split_products: int = 2**22
     share_products: int = 2**27
-    n_trials: int = 8
+    n_trials: int = 16
 
 
 class FastStep:

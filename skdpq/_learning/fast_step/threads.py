@@ -12,8 +12,9 @@ import torch
 
 from ..._threads import limited_threads
 
-_RUN_STEPS = 3  # steps that are done one way in a row during a trial; the first is not timed, as caches are cold
-_PERIOD_STEPS = 2**11  # after which there is another trial: other processes come and go
+_UNTIMED_CALLS = 8  # before those of a way that are timed: caches are cold, and the worker may be on the same core
+_TIE = 1.05  # by how much the second way may be the slower one: two threads on one core come apart after a while
+_PERIOD_CALLS = 2**11  # after which there is another trial: other processes come and go
 
 
 class Worker:
@@ -69,33 +70,33 @@ class Faster:
     Parameters
     ----------
     ways : tuple of two callable
-        They take the same arguments.
+        They take the same arguments. The second is taken where both are about as fast.
     n_trials : int
-        Calls of each that are timed, an even number; with 0 the second way is taken.
+        Calls of each that are timed; with 0 the second way is taken.
     clock : callable, default=time.perf_counter
         Returns seconds.
     """
 
     def __init__(self, ways, n_trials, clock=time.perf_counter):
         self._ways, self._clock = ways, clock
-        self._n_trial_calls = 2 * _RUN_STEPS * n_trials // (_RUN_STEPS - 1)
+        self._run_calls = _UNTIMED_CALLS + n_trials if n_trials else 0
         self._n_calls = 0
-        self._seconds = [], []
         self._fastest = 1
 
     def __call__(self, *args):
         """Call the way that is faster, or the one that is to be timed."""
-        i = self._n_calls % _PERIOD_STEPS
+        i = self._n_calls % _PERIOD_CALLS
         self._n_calls += 1
-        if i >= self._n_trial_calls:
+        if i >= 2 * self._run_calls:
             self._ways[self._fastest](*args)
             return
-        way = i // _RUN_STEPS % 2
+        if i == 0:
+            self._seconds = [], []
+        way, i_run = divmod(i, self._run_calls)
         start = self._clock()
         self._ways[way](*args)
-        if i % _RUN_STEPS:
+        if i_run >= _UNTIMED_CALLS:
             self._seconds[way].append(self._clock() - start)
-        if i == self._n_trial_calls - 1:
-            alone, shared = map(statistics.median, self._seconds)
-            self._fastest = int(shared < alone)
-            self._seconds = [], []
+        if i == 2 * self._run_calls - 1:
+            first, second = map(statistics.median, self._seconds)
+            self._fastest = int(second < _TIE * first)
