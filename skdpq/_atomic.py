@@ -1,6 +1,5 @@
 """Methods that change an estimator in full or not at all."""
 
-import copy
 from functools import wraps
 
 
@@ -23,7 +22,8 @@ def all_or_nothing(method):
 
     @wraps(method)
     def changed_as_a_whole(estimator, *args, **kwargs):
-        draft = copy.copy(estimator)
+        draft = object.__new__(type(estimator))  # what copy.copy does takes as long as a small addition
+        draft.__dict__ = estimator.__dict__.copy()
         method(draft, *args, **kwargs)
         estimator.__dict__ = draft.__dict__
         return estimator

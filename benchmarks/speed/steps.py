@@ -12,6 +12,7 @@ Times mean something on an idle machine only.
 
 import itertools
 import sys
+from functools import partial
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -22,12 +23,13 @@ from _architectures import DEFAULTS, training_cases
 from _common import head, interleave, line, machine, make_parser, seconds
 from threadpoolctl import threadpool_limits
 
-from skdpq._learning.fast_step import FastStep
+from skdpq._learning.fast_step import FastStep, Plan
 from skdpq._learning.losses import TERMS
 from skdpq._learning.step import AutogradStep, Objective
 
 BATCH, LEARNING_RATE = 256, 1e-3
 THREADS = (1, 2)
+TAKE_ALL_THREADS = Plan(n_trials=0)  # a turn is shorter than the trials by which a fit finds out how many are worth it
 
 
 class Turn:
@@ -67,7 +69,8 @@ def main():
     print(head("architecture", "threads", "fast step, samples/s", "AutogradStep, samples/s", "ratio", "quartiles"))
     for case in training_cases():
         for threads in THREADS:
-            turns = {step: Turn(step, case, threads, options.seconds) for step in (FastStep, AutogradStep)}
+            steps = {"fast": partial(FastStep, plan=TAKE_ALL_THREADS), "autograd": AutogradStep}
+            turns = {name: Turn(step, case, threads, options.seconds) for name, step in steps.items()}
             fast, autograd = (np.array(elapsed) for elapsed in interleave(turns, options.rounds).values())
             low, ratio, high = np.quantile(autograd / fast, (0.25, 0.5, 0.75))
             speeds = (f"{BATCH / np.median(elapsed):,.0f}" for elapsed in (fast, autograd))
