@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from numpy.testing import assert_array_equal
 from sklearn.base import clone
 from sklearn.frozen import FrozenEstimator
-from test_index import Problem, all_bits_equal, brute_force, problems, ranking
+from test_index import Problem, all_bits_equal, brute_force, pairs, problems, problems_or_empty, ranking
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from skdpq import DPQNeighbors, ProductQuantizer, _device
@@ -29,20 +29,24 @@ ONE_AT_A_TIME = Plan(None, 1, 1, 1, 1, 1)
 TIGHT = [GENEROUS, Plan(None, 2000, 3000, 64, 500, 8), ONE_AT_A_TIME, Plan(None, 10**6, 10**6, 1, 40, 100)]
 
 
-def small(problem, plan):
-    """Whether so many blocks are few enough to test."""
-    return plan != ONE_AT_A_TIME or len(problem.codes) * len(problem.queries[True]) < 2000
+def with_plans(problems):
+    """Return a strategy of problems and plans; with one distance at a time, only where these are few."""
+
+    def few(drawn):
+        problem, plan = drawn
+        return plan != ONE_AT_A_TIME or len(problem.codes) * len(problem.queries[True]) < 2000
+
+    return st.tuples(problems, st.sampled_from(TIGHT)).filter(few)
 
 
 @pytest.mark.parametrize("device", DEVICES, ids=str)
 @settings(max_examples=200)
-@given(problems, st.booleans(), st.sampled_from(TIGHT), st.data())
-@example(Problem(0, 2, 65536, 1, 3000, 9, 3000, 1.0, 2), False, GENEROUS, None)
-@example(Problem(1, 64, 256, 1, 3000, 9, 3000, 1.0, 2), True, GENEROUS, None)
-def test_kneighbors_is_brute_force_bit_for_bit(device, problem, symmetric, plan, data):
+@given(with_plans(problems), st.booleans(), st.data())
+@example((Problem(0, 2, 65536, 1, 3000, 9, 3000, 1.0, 2), GENEROUS), False, None)
+@example((Problem(1, 64, 256, 1, 3000, 9, 3000, 1.0, 2), GENEROUS), True, None)
+def test_kneighbors_is_brute_force_bit_for_bit(device, drawn, symmetric, data):
+    problem, plan = drawn
     n = len(problem.codes)
-    if n == 0 or not small(problem, plan):
-        return
     k = n if data is None else data.draw(st.integers(1, n) | st.integers(1, min(n, 12)) | st.just(n))
     options = {"symmetric": symmetric, "device": device, "plan": plan}
     distances, ids = problem.index.kneighbors(problem.queries[symmetric], k, **options)
@@ -52,10 +56,9 @@ def test_kneighbors_is_brute_force_bit_for_bit(device, problem, symmetric, plan,
 
 
 @pytest.mark.parametrize("device", DEVICES, ids=str)
-@given(problems, st.booleans(), st.sampled_from(TIGHT), st.sampled_from([0, 0.1, 0.5, 1, 2]))
-def test_radius_neighbors_is_brute_force_bit_for_bit(device, problem, symmetric, plan, quantile):
-    if not small(problem, plan):
-        return
+@given(with_plans(problems_or_empty), st.booleans(), st.sampled_from([0, 0.1, 0.5, 1, 2]))
+def test_radius_neighbors_is_brute_force_bit_for_bit(device, drawn, symmetric, quantile):
+    problem, plan = drawn
     expected = problem.expected(symmetric)
     rows = np.array([row for row, _ in expected])
     beyond = quantile > 1 or rows.size == 0
@@ -70,11 +73,9 @@ def test_radius_neighbors_is_brute_force_bit_for_bit(device, problem, symmetric,
 
 @pytest.mark.parametrize("device", DEVICES, ids=str)
 @settings(max_examples=50)
-@given(problems, st.data())
+@given(pairs, st.data())
 def test_no_item_is_its_own_neighbor(device, problem, data):
     n = len(problem.codes)
-    if not 2 <= n <= 300:
-        return
     k = data.draw(st.integers(1, n - 1))
     rows = brute_force(problem.codebooks, problem.codes, problem.codes, True)
     orders = [ranking(row, problem.ids) for row in rows]
