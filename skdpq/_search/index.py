@@ -1,8 +1,8 @@
 """CodeIndex: a database of codes with ids, searched exactly.
 
-Exactly means: the squared distance of an item is the float32 sum of its code's entries in the query's look-up table,
-added in the order of the parts, and results come in the order of (distance, id). Every way to search returns these, bit
-for bit; they differ in speed alone.
+`DPQNeighbors` calls it. Exactly means: the squared distance of an item is the float32 sum of its code's entries in the
+query's look-up table, added in the order of the parts, and results come in the order of (distance, id). Every way to
+search returns these, bit for bit; they differ in speed alone.
 """
 
 import copy
@@ -197,7 +197,7 @@ class CodeIndex:
         queries : ndarray of shape (n_queries, M) or (n_queries, M * D)
             Codes if `symmetric`, else soft representations.
         k : int
-            Number of neighbours, from 1 to the number of items.
+            Number of neighbors, from 1 to the number of items.
         symmetric : bool
             How to compare.
         n_jobs : int, default=None
@@ -261,7 +261,7 @@ class CodeIndex:
         Parameters
         ----------
         k : int
-            Number of neighbours, from 1 to one less than the number of items.
+            Number of neighbors, from 1 to one less than the number of items.
         n_jobs, device, plan
             As for `kneighbors`.
 
@@ -270,7 +270,7 @@ class CodeIndex:
         distances : ndarray of shape (n, k), float32
             Squared distances, ascending; a row for each item, in the order of `ids`.
         ids : ndarray of shape (n, k), int64
-            Ids of the neighbours.
+            Ids of the neighbors.
 
         Raises
         ------

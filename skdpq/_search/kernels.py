@@ -9,8 +9,8 @@ their sum bounds the distance from below (Quick ADC). The sums of a block of cod
 Codes that begin alike are passed over together. And each query begins where its own code would stand, so that its
 threshold, the largest distance that one of its k nearest may have, is soon a close one.
 
-What runs for every few blocks is inlined (`forceinline`): Numba counts references to the arrays that it passes to a
-function, and that took as long as the scan of a few blocks.
+Functions that are called once in a few blocks are inlined: Numba counts the references to all arrays that it passes to
+a function, which takes as long as the scan of a few blocks.
 """
 
 from typing import NamedTuple
@@ -31,7 +31,6 @@ from .topk import (
 )
 
 TOGETHER_QUERIES = VECTOR_BYTES  # whose 8-bit sums are formed side by side where there is no SIMD look-up
-_CHUNK_BLOCKS = 64  # that all queries see in turn: 128 KB at M = 8, which stay in the L2 cache
 _MAX_SUM = 254  # largest 8-bit sum that is not excluded
 _LEADING_PARTS = 2  # whose sums codes that begin alike have in common
 _ROUNDING = 2.0**-23  # twice the relative error of a float32 operation
@@ -62,7 +61,7 @@ class _Filter(NamedTuple):
 
 
 class _Queries(NamedTuple):
-    """What decides it for each query of a scan; the quantized tables change as the scan goes on.
+    """What the queries of a scan compare codes with; the quantized tables change as the scan goes on.
 
     Attributes
     ----------
@@ -73,7 +72,7 @@ class _Queries(NamedTuple):
     n_registers : int
         As for `scan_nearest`.
     tables_u8 : ndarray of shape (n_queries, M, 64 * n_registers), uint8
-        The tables rounded down by `quantize`; one of no meaning if `n_registers` is 0.
+        The tables rounded down by `quantize`; only one, which is not read, if `n_registers` is 0.
     max_sums : ndarray of shape (n_queries,), int64
         From `quantize`.
     """
@@ -97,9 +96,9 @@ class _Candidates(NamedTuple):
     n_keys : ndarray of shape (n_queries,), int64
         How many keys each query has.
     n_full : ndarray of shape (n_queries,), int64
-        With how many more than these all but the nearest are dropped.
+        How many keys each query may have until `_drop_far` is called.
     n_spare : int
-        How many keys are collected from one such time to the next.
+        How many keys are collected from one such call to the next.
     thresholds : ndarray of shape (n_queries,), float32
         The largest distance that one of the k nearest items may have.
     """
@@ -281,7 +280,7 @@ def _threshold_in_block(segment, table, block, k):
     return threshold_of_nearest(distances[:n], counts[:n], k)
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True, inline="always")
 def _no_candidates(segment, distances):
     """Return candidates for what may come before the nearest items found in other segments."""
     n_queries, k = distances.shape
@@ -293,7 +292,7 @@ def _no_candidates(segment, distances):
     return _Candidates(k, keys, n_keys, n_full, n_spare, distances[:, k - 1].copy())
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True, inline="always")
 def _drop_far(candidates, q, segment):
     """Drop all but the nearest candidates of a query; tell whether its threshold falls."""
     n_kept, threshold = keep_nearest(candidates.keys[q], candidates.n_keys[q], candidates.k, segment)
@@ -306,7 +305,7 @@ def _drop_far(candidates, q, segment):
 
 
 @njit(nogil=True, cache=True)
-def scan_nearest(segment, tables, nearest, n_registers, first, last, distances, ids):
+def scan_nearest(segment, tables, nearest, n_registers, chunk_blocks, first, last, distances, ids):
     """Find the k nearest items of each query in some blocks of a segment, and merge them with what was found before.
 
     Parameters
@@ -319,6 +318,8 @@ def scan_nearest(segment, tables, nearest, n_registers, first, last, distances, 
         The nearest codeword of each part.
     n_registers : int
         From `simd.n_registers`; 0 sums in float32 instead.
+    chunk_blocks : int
+        How many blocks all queries see in turn.
     first, last : int
         The blocks to scan.
     distances : ndarray of shape (n_queries, k), float32
@@ -334,7 +335,7 @@ def scan_nearest(segment, tables, nearest, n_registers, first, last, distances, 
     own = np.empty(n_queries, dtype=np.int64)  # the chunk around where each query's own code would stand
     for q in range(n_queries):
         block = max(first, min(_block_of(segment.blocks, nearest[q]), last - 1))
-        own[q] = max(first, min(block, last - _CHUNK_BLOCKS))
+        own[q] = max(first, min(block, last - chunk_blocks))
         thresholds[q] = min(thresholds[q], _threshold_in_block(segment, tables[q], block, candidates.k))
         if n_registers:
             max_sums[q] = quantize(tables[q], nearest[q], thresholds[q], tables_u8[q])
@@ -344,20 +345,20 @@ def scan_nearest(segment, tables, nearest, n_registers, first, last, distances, 
     masks = np.empty(BLOCK_CODES // 64, dtype=np.uint64)
 
     # First each query's own chunk, so that its threshold is soon a close one.
-    _visit(segment, queries, candidates, own, np.minimum(own + _CHUNK_BLOCKS, last), scratch, masks)
+    _visit(segment, queries, candidates, own, np.minimum(own + chunk_blocks, last), scratch, masks)
     # Then everything else, chunk by chunk: what one query has brought into the cache, the others find there.
     starts, stops = np.empty_like(own), np.empty_like(own)
-    for chunk in range(first, last, _CHUNK_BLOCKS):
-        stop = min(chunk + _CHUNK_BLOCKS, last)
+    for chunk in range(first, last, chunk_blocks):
+        stop = min(chunk + chunk_blocks, last)
         for q in range(n_queries):
             before = chunk < own[q]
-            starts[q] = chunk if before else max(chunk, own[q] + _CHUNK_BLOCKS)
+            starts[q] = chunk if before else max(chunk, own[q] + chunk_blocks)
             stops[q] = min(stop, own[q]) if before else stop
         _visit(segment, queries, candidates, starts, stops, scratch, masks)
     merge_found(candidates.keys, candidates.n_keys, segment, distances, ids)
 
 
-@njit(nogil=True, cache=True, forceinline=True)
+@njit(nogil=True, cache=True, inline="always")
 def _visit(segment, queries, candidates, starts, stops, scratch, masks):
     """Collect the candidates of each query between two blocks of its own."""
     tables, nearest, n_registers, tables_u8, max_sums = queries
@@ -400,6 +401,7 @@ def scan_nearest_together(segment, tables, nearest, first, last, distances, ids)
     total = np.empty(TOGETHER_QUERIES, dtype=np.uint8)
     address = tables_u8.ctypes.data
     rest_address = address + np.uintp(n_leading * K * TOGETHER_QUERIES)
+
     for block in range(first, last):
         stale = True  # the sums over the leading parts
         for i in range(min(BLOCK_CODES, len(segment.counts) - block * BLOCK_CODES)):
@@ -411,6 +413,7 @@ def scan_nearest_together(segment, tables, nearest, first, last, distances, ids)
                 stale = False
             code += np.uintp(n_leading * BLOCK_CODES)
             mask = mark_queries(code, rest_address, K, M - n_leading, leading.ctypes.data, total.ctypes.data)
+            # The queries whose 8-bit sums let the code through look at its distance.
             while mask:
                 q = np.int64(trailing_zeros(mask))
                 mask &= mask - np.uint64(1)
@@ -477,7 +480,7 @@ def scan_radius(segment, tables, nearest, n_registers, threshold):
     return counts, distances[:n_results].copy(), ids[:n_results].copy()
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True, inline="always")
 def _collect_all(segment, query, keys):
     """Return the keys of all codes that a query's filter lets through, and how many; `keys` grow as needed."""
     scratch = np.empty(BLOCK_CODES, dtype=np.float32)

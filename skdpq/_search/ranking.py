@@ -1,8 +1,8 @@
 """Tie groups of a ranking, and what is measured on them.
 
-A query's ranking is a list of groups of database items at equal distance, in ascending distance: group g has n[g]
-items, of which r[g] are relevant. A measure is the expected value over a random order within the groups, so the two
-counts are all that it needs.
+`skdpq.metrics` calls it. A query's ranking is a list of groups of database items at equal distance, in ascending
+distance: group g has n[g] items, of which r[g] are relevant. A measure is the expected value over a random order within
+the groups, so the two counts are all that it needs.
 """
 
 import numpy as np
@@ -17,7 +17,7 @@ _SHIFTS = (0, 11, 22)
 
 
 class CodeGroups:
-    """A labelled database whose items of equal code are one.
+    """A labeled database whose items of equal code are one.
 
     Parameters
     ----------

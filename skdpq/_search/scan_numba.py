@@ -31,6 +31,8 @@ class Plan(NamedTuple):
         8-bit entries at a time in each thread: half of a common L2 cache.
     block_keys : int
         Candidates at a time in each thread: 16 MB.
+    chunk_bytes : int
+        Codes that all queries of a block see in turn, while these stay in the L2 cache.
     min_queries_per_thread : int
         For fewer, which may be too uneven to share out, threads share out the codes.
     min_queries_per_thread_of_memory : int
@@ -52,6 +54,7 @@ class Plan(NamedTuple):
     block_table_entries: int = 2**22
     block_u8_entries: int = 2**19
     block_keys: int = 2**21
+    chunk_bytes: int = 2**18
     min_queries_per_thread: int = 4
     min_queries_per_thread_of_memory: int = 32
     cache_bytes: int = 2**24
@@ -201,7 +204,8 @@ def _scan_nearest(segments, tables, found, shard, n_shards, plan):
         if first == last:
             continue
         if not together:
-            scan_nearest(segment, tables, nearest, registers, first, last, *found)
+            chunk_blocks = max(1, plan.chunk_bytes // segment.blocks[0].nbytes)
+            scan_nearest(segment, tables, nearest, registers, chunk_blocks, first, last, *found)
             continue
         for start in range(0, n_queries, TOGETHER_QUERIES):
             q = slice(start, start + TOGETHER_QUERIES)

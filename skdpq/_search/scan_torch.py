@@ -1,9 +1,9 @@
-"""Searches batches of queries by torch, on a GPU for instance: what `scan_numba` does on the CPU.
+"""The scan by torch, on a GPU for instance: what `scan_numba` does on the CPU, bit for bit.
 
-The device adds the same float32 table entries in the same order as the CPU, so equal distances are equal there too. It
-keeps the k codes of each query that are first by (distance, lowest id): each has an item that comes before all items of
-any further code, so theirs include the k nearest, which the CPU then picks as it does for its own scan. Blocks of
-queries times blocks of codes bound the memory.
+`CodeIndex` calls it where a device is named. The device adds the same float32 table entries in the same order as the
+CPU, so equal distances are equal there too. It keeps the k codes of each query that are first by (distance, lowest
+id): each has an item that comes before all items of any further code, so theirs include the k nearest, which the CPU
+then picks as it does for its own scan. Blocks of queries times blocks of codes bound the memory.
 """
 
 import weakref
@@ -14,6 +14,7 @@ import torch
 from torch.nn.functional import embedding_bag
 
 from .results import concatenate, join, merge_nearest, nothing
+from .segments import count_up
 from .tables import check_range, lut_asymmetric
 from .topk import merge_found
 
@@ -126,23 +127,23 @@ def _has_float64(device):
     return device.type != "mps"
 
 
-def _upload_tables(codebooks, there, soft):
+def _upload_tables(codebooks, on_device, vectors):
     """Do as `_make_tables` for a device without float64."""
-    tables = torch.from_numpy(lut_asymmetric(codebooks, soft)).to(there.device)
-    return tables.reshape(len(soft), -1).T.contiguous()
+    tables = torch.from_numpy(lut_asymmetric(codebooks, vectors)).to(on_device.device)
+    return tables.reshape(len(vectors), -1).T.contiguous()
 
 
-def _make_tables(codebooks, there, soft):
+def _make_tables(codebooks, on_device, vectors):
     """Compute the look-up tables that `tables.lut_asymmetric` does, bit for bit.
 
     Parameters
     ----------
     codebooks : ndarray of shape (M, K, D), float32
         The codebooks.
-    there : tensor
+    on_device : tensor
         The same on the device.
-    soft : ndarray of shape (n_queries, M * D)
-        Representations of the queries, at least one.
+    vectors : ndarray of shape (n_queries, M * D)
+        Vectors of the queries, at least one.
 
     Returns
     -------
@@ -150,10 +151,10 @@ def _make_tables(codebooks, there, soft):
         Squared distances; a codeword of a part is a row.
     """
     M, K, D = codebooks.shape
-    soft = torch.tensor(np.ascontiguousarray(soft), device=there.device).T.reshape(M, 1, D, -1)
-    total = torch.zeros((M, K, soft.shape[-1]), dtype=torch.float64, device=there.device)
+    vectors = torch.tensor(np.ascontiguousarray(vectors), device=on_device.device).T.reshape(M, 1, D, -1)
+    total = torch.zeros((M, K, vectors.shape[-1]), dtype=torch.float64, device=on_device.device)
     for d in range(D):  # product and sum are rounded apart, as on the CPU, which a fused addcmul would not do
-        difference = there[:, :, d, None].double() - soft[:, :, d].double()
+        difference = on_device[:, :, d, None].double() - vectors[:, :, d].double()
         total += difference * difference
     return total.float().reshape(M * K, -1)
 
@@ -177,18 +178,18 @@ class _Stored(NamedTuple):
 
 
 def _on_device(segment, device):
-    """Return what is stored of a segment on the device; store it where nothing is.
+    """Return a segment's codes on the device, to which the first search copies them.
 
-    A segment never changes, so that is kept until the segment is dropped. It is no part of it, so it is never pickled.
+    As a segment never changes, they stay until the segment is dropped. They are no part of it, so never pickled.
     """
     key = id(segment.blocks), device
     if key not in _stored:
-        lowest_ids = segment.ids[np.cumsum(segment.counts, dtype=np.int64) - segment.counts]
+        lowest_ids = segment.ids[segment.first_items()]
         order = np.argsort(lowest_ids)
         codes = segment.codes()[order]
         codes = codes.view(np.int16) if codes.itemsize == 2 else codes  # of uint16, torch knows little
-        there = (torch.from_numpy(array).to(device) for array in (codes, lowest_ids[order]))
-        _stored[key] = _Stored(*there, order.astype(np.uint32))
+        tensors = (torch.from_numpy(array).to(device) for array in (codes, lowest_ids[order]))
+        _stored[key] = _Stored(*tensors, order.astype(np.uint32))
         weakref.finalize(segment.blocks, _stored.pop, key, None)
     return _stored[key]
 
@@ -203,12 +204,12 @@ def _distances(codes, tables):
     return embedding_bag(rows, tables, mode="sum")
 
 
-def _blocks_of_codes(codes, n_queries, smallest, largest):
-    """Yield where each block of codes starts and stops: as many as came before, within bounds."""
-    largest = max(1, largest // max(n_queries, codes.shape[1]))
+def _blocks_of_codes(codes, n_queries, n_first, max_distances):
+    """Yield where each block of codes starts and stops: `n_first` codes, then as many as came before, within bounds."""
+    n_most = max(1, max_distances // max(n_queries, codes.shape[1]))
     start = 0
     while start < len(codes):
-        stop = min(start + min(max(start, smallest), largest), len(codes))
+        stop = min(start + min(max(start, n_first), n_most), len(codes))
         yield start, stop
         start = stop
 
@@ -247,6 +248,7 @@ def _keep_nearest(keys, bits, start, n_most):
 
     `bits` are those of their distances, (n_codes, n_queries).
     """
+    # Which codes are nearer than the k-th so far; halve them until there are few enough to sort.
     n_queries, k = keys.shape
     near = bits < (keys[:, -1] >> 32).int()  # one at equal distance comes later than the k that there are
     n_near = near.sum(dim=0)
@@ -257,6 +259,7 @@ def _keep_nearest(keys, bits, start, n_most):
         return _keep_nearest(keys, bits[half:], start + half, n_most)
     if width == 0:
         return keys
+    # A row a query, filled up with keys that come last.
     query, code = near.T.nonzero(as_tuple=True)
     column = torch.arange(len(query), device=keys.device) - (n_near.cumsum(0) - n_near)[query]
     nearer = torch.full((n_queries, width), _NO_KEY, dtype=torch.int64, device=keys.device)
@@ -286,7 +289,7 @@ def _items(segment, order, keys, lowest_ids, k):
 def _within(segment, tables, threshold, plan):
     """Yield how many items each query finds in each block of codes up to a threshold, their distances and their ids."""
     codes, _, order = _on_device(segment, tables.device)
-    first = np.cumsum(segment.counts, dtype=np.int64) - segment.counts
+    first_items = segment.first_items()
     n_queries = tables.shape[1]
     for start, stop in _blocks_of_codes(codes, n_queries, len(codes), plan.block_within):
         distances = _distances(codes[start:stop], tables)
@@ -294,6 +297,5 @@ def _within(segment, tables, threshold, plan):
         distances = distances[code, query].cpu().numpy()
         query, code = query.cpu().numpy(), order[code.cpu().numpy() + start]
         counts = segment.counts[code].astype(np.int64)
-        nth = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
-        ids = segment.ids[np.repeat(first[code], counts) + nth]
+        ids = segment.ids[np.repeat(first_items[code], counts) + count_up(counts)]
         yield np.bincount(np.repeat(query, counts), minlength=n_queries), np.repeat(distances, counts), ids

@@ -57,6 +57,10 @@ class Segment(NamedTuple):
         """Return the code of each item, (n_items, M), in the order of `ids`."""
         return np.repeat(self.codes(), self.counts, axis=0)
 
+    def first_items(self):
+        """Return the position of each code's first item, (n_codes,) int64."""
+        return np.cumsum(self.counts, dtype=np.int64) - self.counts
+
 
 def build(codes, ids):
     """Return the segment of some items.
@@ -119,6 +123,11 @@ def distinct_rows(codes):
     return codes[order[new]], position
 
 
+def count_up(counts):
+    """Return ``range(n)`` of each of some counts n, one after the other."""
+    return np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
+
+
 def _sort(words):
     """Return the stable order of rows."""
     return np.argsort(words[0], kind="stable") if len(words) == 1 else np.lexsort(words[::-1])
@@ -139,8 +148,7 @@ def _from_sorted(codes, ids, order, new):
     counts = np.diff(starts, append=len(order))
     if counts.max() > _MAX_ITEMS:  # store the code once for each 255 items
         n_times = -(-counts // _MAX_ITEMS)
-        nth = np.arange(n_times.sum()) - np.repeat(np.cumsum(n_times) - n_times, n_times)
-        starts = np.repeat(starts, n_times) + nth * _MAX_ITEMS
+        starts = np.repeat(starts, n_times) + count_up(n_times) * _MAX_ITEMS
         counts = np.diff(starts, append=len(order))
     n_codes, M = len(starts), codes.shape[1]
     B = -(-n_codes // BLOCK_CODES)

@@ -138,7 +138,7 @@ def _squared_distances(by_dimension, soft, tables):
             for d in range(D):
                 x = np.float64(soft[q, m * D + d])
                 row = by_dimension[m, d]
-                for k in range(K):  # vectorises: each k sums on its own, in the order of d
+                for k in range(K):  # vectorizes: each k sums on its own, in the order of d
                     difference = np.float64(row[k]) - x
                     total[k] += difference * difference
             for k in range(K):

@@ -106,6 +106,7 @@ class Search(NamedTuple):
     n_threads: int
     simd: bool  # where the machine has it
     few: int  # queries below which threads share out the database, and queries are not summed together
+    chunk_bytes: int  # of codes that all queries see in turn
 
     def options(self):
         """Search this way, however small the problem is."""
@@ -118,21 +119,27 @@ class Search(NamedTuple):
                 min_queries_per_thread=self.few,
                 min_queries_per_thread_of_memory=self.few,
                 min_queries_together=self.few,
+                chunk_bytes=self.chunk_bytes,
             ),
         }
 
 
 searches = st.builds(
-    Search, st.booleans(), n_threads=st.sampled_from([1, 2, 3]), simd=st.booleans(), few=st.sampled_from([1, 1000])
+    Search,
+    st.booleans(),
+    n_threads=st.sampled_from([1, 2, 3]),
+    simd=st.booleans(),
+    few=st.sampled_from([1, 1000]),
+    chunk_bytes=st.sampled_from([1, 5000, 2**18]),
 )
 
 
 @given(problems, searches, st.data())
-@example(Problem(0, 3, 16, 2, 5000, 5, 5000, "integers"), Search(False, 2, True, 1), None)
-@example(Problem(1, 64, 256, 1, 3000, 9, 3000, 1.0, 2), Search(False, 1, True, 1), None)
-@example(Problem(2, 64, 256, 1, 3000, 9, 3000, 1.0, 2), Search(True, 1, False, 1), None)
-@example(Problem(3, 2, 65536, 1, 3000, 9, 3000, 1.0, 2), Search(False, 2, True, 1), None)
-@example(Problem(4, 64, 65536, 1, 300, 3, 3000, 1.0), Search(True, 1, True, 1), None)
+@example(Problem(0, 3, 16, 2, 5000, 5, 5000, "integers"), Search(False, 2, True, 1, 2**16), None)
+@example(Problem(1, 64, 256, 1, 3000, 9, 3000, 1.0, 2), Search(False, 1, True, 1, 2**16), None)
+@example(Problem(2, 64, 256, 1, 3000, 9, 3000, 1.0, 2), Search(True, 1, False, 1, 2**16), None)
+@example(Problem(3, 2, 65536, 1, 3000, 9, 3000, 1.0, 2), Search(False, 2, True, 1, 2**16), None)
+@example(Problem(4, 64, 65536, 1, 300, 3, 3000, 1.0), Search(True, 1, True, 1, 2**16), None)
 def test_kneighbors_is_brute_force_bit_for_bit(problem, search, data):
     n = len(problem.codes)
     k = n if data is None else data.draw(st.integers(1, n) | st.integers(1, min(n, 12)) | st.just(n))
@@ -189,7 +196,7 @@ def test_a_database_of_many_chunks_of_blocks(K, kind, n_distinct, simd, few):
     for symmetric in (False, True):
         expected = problem.expected(symmetric)
         for k in (1, 10, 1000):
-            options = Search(symmetric, 1, simd, few).options()
+            options = Search(symmetric, 1, simd, few, 2**16).options()
             distances, ids = problem.index.kneighbors(problem.queries[symmetric], k, **options)
             all_bits_equal(ids, np.array([problem.ids[order[:k]] for _, order in expected]))
             all_bits_equal(distances, np.array([row[order[:k]] for row, order in expected]))
