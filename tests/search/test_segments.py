@@ -1,4 +1,7 @@
-"""Segments: what goes in comes out, in order, and runs of blocks are those that share their first parts."""
+"""Segments hold every item once, in the order of (code, id), and what a scan reads besides follows from the codes."""
+
+import copy
+import pickle
 
 import numpy as np
 import pytest
@@ -6,98 +9,136 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.testing import assert_array_equal
 
-from skdpq._search.segments import build, distinct_rows, keep, merge
+from skdpq._search.segments import OFFSET_CODES, build, count_up, distinct_rows, keep, merge
+from skdpq._search.simd import BLOCK_CODES
 
-BLOCK = 256  # codes
 
-
-def items(seed, n, M, K, n_distinct):
-    """Return codes of n items and their ids, in no order."""
+def make_items(seed, n, M, K, n_distinct):
+    """Return codes, of which many may be equal, and ids in no order."""
     rng = np.random.default_rng(seed)
-    dtype = np.uint8 if K <= 256 else np.uint16
-    codes = rng.integers(K, size=(n_distinct, M))[rng.integers(n_distinct, size=n)].astype(dtype)
-    return codes, rng.permutation(3 * n)[:n].astype(np.int64)
+    codes = rng.integers(K, size=(n_distinct, M))[rng.integers(n_distinct, size=n)]
+    return codes.astype(np.uint8 if K <= 256 else np.uint16), rng.permutation(3 * n)[:n]
 
 
-drawn = st.builds(
-    items,
+def in_order(codes, ids):
+    """Return items by (code, id)."""
+    order = np.lexsort((ids, *codes.T[::-1]))
+    return codes[order], ids[order]
+
+
+items = st.builds(
+    make_items,
     seed=st.integers(0, 2**32 - 1),
-    n=st.integers(1, 50) | st.integers(500, 3000),
-    M=st.integers(1, 10),
-    K=st.sampled_from([2, 16, 256, 300, 65536]),
-    n_distinct=st.sampled_from([1, 2, 40, 5000]),
+    n=st.integers(1, 40) | st.integers(250, 260) | st.integers(1500, 2500),
+    M=st.sampled_from([1, 2, 3, 4, 7, 8, 9, 17, 300]),
+    K=st.sampled_from([2, 3, 256, 257, 65536]),
+    n_distinct=st.sampled_from([1, 2, 7, 300, 5000]),
 )
 
 
-def assert_holds(segment, codes, ids):
-    """Assert that a segment holds these items, in its order: by code, and by id among equal codes."""
-    order = np.lexsort((ids, *codes.T[::-1]))
-    assert_array_equal(segment.ids, ids[order])
-    assert_array_equal(segment.item_codes(), codes[order])
-
-
-@given(drawn)
-def test_a_segment_holds_its_items_in_order(data):
-    codes, ids = data
-    segment = build(codes, ids)
-    assert_holds(segment, codes, ids)
-    assert segment.counts.min() >= 1
-    assert segment.counts.sum() == len(ids)
-    starts = np.cumsum(segment.counts, dtype=np.int64) - segment.counts
-    assert_array_equal(segment.offsets, starts[::64])
-    assert segment.blocks.shape == (-(-len(segment.counts) // BLOCK), codes.shape[1], BLOCK)
+def assert_valid(segment):
+    """Check everything that follows from a segment's codes and counts."""
+    codes, (B, M, _) = segment.codes(), segment.blocks.shape
+    n_codes = len(codes)
+    assert 0 <= B * BLOCK_CODES - n_codes < BLOCK_CODES
     assert segment.blocks.ctypes.data % 64 == 0
+    assert segment.counts.dtype == np.uint8
+    assert segment.counts.min() >= 1
+    assert segment.counts.sum(dtype=np.int64) == len(segment.ids)
+    filled = segment.blocks.transpose(0, 2, 1).reshape(-1, M)
+    assert_array_equal(filled[n_codes:], np.repeat(codes[-1:], len(filled) - n_codes, axis=0))
+    first_items = np.cumsum(segment.counts, dtype=np.int64) - segment.counts
+    assert_array_equal(segment.first_items(), first_items)
+    assert_array_equal(segment.offsets, first_items[::OFFSET_CODES])
+    lengths = [next((m for m in range(M) if len(set(block[m])) > 1), M) for block in segment.blocks]
+    assert_array_equal(segment.prefix_lengths, np.minimum(lengths, 255))
+    prefixes = [tuple(block[:length, 0]) for block, length in zip(segment.blocks, segment.prefix_lengths, strict=True)]
+    ends = [next((e for e in range(b + 1, B) if prefixes[e] != prefixes[b]), B) for b in range(B)]
+    assert_array_equal(segment.run_ends, ends)
 
 
-@pytest.mark.parametrize("n", [254, 255, 256, 510, 511, 1000])
-def test_a_code_of_more_than_255_items_is_stored_again(n):
-    codes, ids = np.full((n, 3), 7, np.uint8), np.random.default_rng(0).permutation(n)
-    segment = build(codes, ids)
-    assert len(segment.counts) == -(-n // 255)
-    assert_holds(segment, codes, ids)
+@given(items)
+def test_a_segment_has_all_items_in_the_order_of_code_and_id(items):
+    segment = build(*items)
+    codes, ids = in_order(*items)
+    assert_valid(segment)
+    assert segment.blocks.dtype == codes.dtype
+    assert_array_equal(segment.item_codes(), codes)
+    assert_array_equal(segment.ids, ids)
+    distinct, counts = np.unique(codes, axis=0, return_counts=True)
+    assert_array_equal(np.unique(segment.codes(), axis=0), distinct)
+    assert len(segment.codes()) == (-(-counts // 255)).sum()
 
 
-@given(drawn)
-def test_runs_are_the_blocks_that_share_their_first_parts(data):
-    codes, ids = data
-    segment = build(codes, ids)
-    rows = segment.blocks.transpose(0, 2, 1)
-    same = (rows == rows[:, :1]).all(axis=1)
-    lengths = [int(np.argmin([*row, False])) for row in same]
-    assert_array_equal(segment.prefix_lengths, lengths)
-    prefixes = [tuple(block[0, :length]) for block, length in zip(rows, lengths, strict=True)]
-    for b, prefix in enumerate(prefixes):
-        end = b + 1
-        while end < len(prefixes) and prefixes[end] == prefix:
-            end += 1
-        assert segment.run_ends[b] == end
+@pytest.mark.parametrize(("n", "counts"), [(255, [255]), (256, [255, 1]), (510, [255, 255]), (600, [255, 255, 90])])
+def test_a_code_with_more_than_255_items_is_stored_again(n, counts):
+    codes = np.concatenate([np.full((n, 2), 7), np.full((3, 2), 9)]).astype(np.uint8)
+    segment = build(codes, np.arange(n + 3)[::-1].copy())
+    assert_valid(segment)
+    assert segment.counts.tolist() == [*counts, 3]
+    assert segment.ids.tolist() == [*range(3, n + 3), *range(3)]
+    assert segment.codes().tolist() == [[7, 7]] * len(counts) + [[9, 9]]
 
 
-@given(drawn, st.integers(1, 4))
-def test_merging_portions_is_building_at_once(data, n_portions):
-    codes, ids = data
-    portions = [rows for rows in np.array_split(np.arange(len(ids)), n_portions) if len(rows)]
+def test_codes_that_begin_alike_make_runs():
+    codes = np.array([[0, 0, k // 256, k % 256] for k in range(600)] + [[0, 1, 0, k] for k in range(424)])
+    segment = build(codes[:1024].astype(np.uint16), np.arange(1024))
+    assert_valid(segment)
+    assert segment.prefix_lengths.tolist() == [3, 3, 1, 3]
+    assert segment.run_ends.tolist() == [1, 2, 3, 4]
+    same = build(np.array([[5, k // 256, k % 256] for k in range(2048)]).astype(np.uint16), np.arange(2048))
+    assert same.prefix_lengths.tolist() == [2] * 8
+    far = build(np.random.default_rng(0).permutation(2**16)[:2048, None] % [7, 2**16], np.arange(2048))
+    assert_valid(far)
+    assert (far.run_ends > np.arange(1, 9)).any()
+
+
+@given(items, st.floats(0, 1), st.integers(0, 2**32 - 1))
+def test_what_is_kept_stays_in_order(items, share, seed):
+    segment = build(*items)
+    before = copy.deepcopy(segment)
+    kept = np.random.default_rng(seed).random(len(segment.ids)) < share
+    found = keep(segment, kept)
+    if kept.any():
+        assert_valid(found)
+        assert_array_equal(found.item_codes(), segment.item_codes()[kept])
+        assert_array_equal(found.ids, segment.ids[kept])
+    else:
+        assert found is None
+    assert_same(segment, before)
+
+
+@given(items, st.integers(1, 5))
+def test_merged_segments_are_the_segment_of_all_items(items, n_segments):
+    codes, ids = items
+    portions = [rows for rows in np.array_split(np.arange(len(ids)), n_segments) if len(rows)]
     merged = merge([build(codes[rows], ids[rows]) for rows in portions])
-    for actual, expected in zip(merged, build(codes, ids), strict=True):
-        assert_array_equal(actual, expected)
+    assert_same(merged, build(codes, ids))
 
 
-@given(drawn, st.integers(0, 2**32 - 1))
-def test_keeping_some_is_building_with_those(data, seed):
-    codes, ids = data
-    segment = build(codes, ids)
-    kept = np.random.default_rng(seed).random(len(ids)) < 0.5
-    thinned = keep(segment, kept)
-    if not kept.any():
-        assert thinned is None
-        return
-    present = np.isin(ids, segment.ids[kept])
-    assert_holds(thinned, codes[present], ids[present])
+@given(items)
+def test_copies_and_pickles_are_aligned_too(items):
+    segment = build(*items)
+    for again in (copy.deepcopy(segment), pickle.loads(pickle.dumps(segment))):
+        assert_same(again, segment)
+        assert again.blocks.ctypes.data % 64 == 0
 
 
-@given(drawn)
-def test_distinct_rows_are_sorted_and_lead_back(data):
-    codes, _ = data
+def assert_same(segment, other):
+    for array, other_array in zip(segment, other, strict=True):
+        assert array.dtype == other_array.dtype
+        assert_array_equal(array, other_array)
+
+
+@given(items)
+def test_distinct_rows_are_sorted_and_every_row_finds_its_own(items):
+    codes, _ = items
     distinct, position = distinct_rows(codes)
     assert_array_equal(distinct, np.unique(codes, axis=0))
+    assert distinct.dtype == codes.dtype
     assert_array_equal(distinct[position], codes)
+
+
+@given(st.lists(st.integers(0, 5)))
+def test_count_up_is_a_range_of_each_count(counts):
+    assert count_up(np.array(counts, dtype=np.int64)).tolist() == [i for n in counts for i in range(n)]

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 
 from skdpq._codes import decode
-from skdpq._search.tables import check_range, lut_asymmetric, lut_classification, lut_symmetric
+from skdpq._search.tables import Queries, check_range, lut_asymmetric, lut_classification, lut_symmetric
 
 seeds = st.integers(0, 2**32 - 1)
 sizes = st.tuples(st.integers(1, 6), st.integers(2, 20), st.integers(1, 9))
@@ -133,3 +133,24 @@ def test_sums_of_as_many_entries_as_parts_must_fit_float32(M):
     for largest in (most, np.inf, np.nan):
         with pytest.raises(ValueError, match="squared distances fit float32"):
             check_range(largest, M)
+
+
+@pytest.mark.parametrize("symmetric", [False, True])
+def test_queries_give_the_tables_and_vectors_of_a_block(symmetric):
+    codebooks = make_codebooks(0, (3, 5, 2))
+    codes = np.random.default_rng(0).integers(5, size=(9, 3))
+    soft = make_codebooks(1, (9, 6))
+    queries = Queries(codebooks, codes if symmetric else soft, symmetric)
+    vectors = decode(codes, codebooks) if symmetric else soft
+    assert len(queries) == 9
+    assert_array_equal(queries.vectors(slice(2, 5)), vectors[2:5])
+    assert_array_equal(queries.tables(slice(2, 5)), lut_asymmetric(codebooks, vectors[2:5]))
+    assert queries.tables(slice(0, 0)).shape == (0, 3, 5)
+
+
+@pytest.mark.parametrize("symmetric", [False, True])
+def test_tables_whose_sums_may_not_fit_float32_are_refused(symmetric):
+    codebooks = np.array([0, 1.3e19], np.float32).reshape(1, 2, 1).repeat(4, axis=0)  # squared, half of the largest
+    queries = Queries(codebooks, np.zeros((1, 4), int) if symmetric else np.zeros((1, 4), np.float32), symmetric)
+    with pytest.raises(ValueError, match="squared distances fit float32"):
+        queries.tables(slice(None))

@@ -1,16 +1,21 @@
-"""Selection among candidates, against a sort of all items."""
+"""Selection against sorting: the k nearest by (distance, id), however many codes and items tie."""
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from numba import njit
 from numpy.testing import assert_array_equal
 
-from skdpq._search.results import merge_nearest, nothing
+from skdpq._search.results import nothing
 from skdpq._search.segments import build
 from skdpq._search.topk import (
     distance_of,
+    expand,
+    first_item,
     keep_nearest,
     make_key,
+    max_kept,
     merge_found,
     position_of,
     select,
@@ -21,29 +26,44 @@ from skdpq._search.topk import (
 seeds = st.integers(0, 2**32 - 1)
 
 
-@given(st.floats(0, 2.0**127, width=32), st.integers(0, 2**32 - 1))
-def test_a_key_holds_a_distance_above_a_position(distance, position):
-    key = make_key(np.float32(distance), position)
-    assert distance_of(np.uint64(key)) == np.float32(distance)
-    assert position_of(np.uint64(key)) == position
-
-
-@given(st.lists(st.integers(0, 2**63), min_size=1, max_size=300, unique=True), st.data())
-def test_selecting_moves_the_smallest_to_the_front(values, data):
-    k = data.draw(st.integers(1, len(values)))
+@given(st.lists(st.integers(0, 2**64 - 1) | st.integers(0, 5), min_size=1), st.data())
+def test_the_smallest_keys_are_moved_to_the_front(values, data):
     keys = np.array(values, dtype=np.uint64)
+    k = data.draw(st.integers(1, len(keys)))
     select(keys, k)
-    assert_array_equal(np.sort(keys), np.sort(np.array(values, dtype=np.uint64)))
     assert_array_equal(np.sort(keys[:k]), np.sort(np.array(values, dtype=np.uint64))[:k])
     assert keys[k - 1] == keys[:k].max()
-    assert_array_equal(sorted_keys(np.array(values, dtype=np.uint64)), np.sort(np.array(values, dtype=np.uint64)))
+    assert_array_equal(np.sort(keys), np.sort(np.array(values, dtype=np.uint64)))
 
 
-@given(seeds, st.integers(1, 400), st.integers(1, 600), st.booleans())
-def test_up_to_the_threshold_there_are_k_items(seed, n, k, ties):
-    rng = np.random.default_rng(seed)
-    distances = (rng.integers(0, 4, n) if ties else rng.random(n)).astype(np.float32)
-    counts = rng.integers(1, 4, n).astype(np.int32)
+@pytest.mark.parametrize("n", [0, 1, 2, 127, 128, 129, 1000])
+def test_keys_are_sorted(n):
+    keys = np.random.default_rng(n).permutation(10**6)[:n].astype(np.uint64)
+    assert_array_equal(sorted_keys(keys.copy()), np.sort(keys))
+
+
+@njit
+def there_and_back(distance, position):
+    key = make_key(distance, position)
+    return key, distance_of(key), position_of(key)
+
+
+@given(
+    *2 * [st.tuples(st.floats(0, 2.0**100, width=32), st.integers(0, 2**32 - 1))],
+)
+def test_keys_are_in_the_order_of_distance_and_position(one, other):
+    (key, *back), (other_key, *_) = (there_and_back(np.float32(d), np.int64(p)) for d, p in (one, other))
+    assert tuple(back) == one
+    assert (key < other_key) == (one < other)
+
+
+@given(
+    st.lists(st.tuples(st.floats(0, 2.0**100, width=32) | st.integers(0, 3), st.integers(1, 255)), min_size=1),
+    st.integers(1, 2000),
+)
+def test_a_threshold_lets_k_items_through(codes, k):
+    distances = np.array([distance for distance, _ in codes], dtype=np.float32)
+    counts = np.array([count for _, count in codes], dtype=np.int32)
     threshold = threshold_of_nearest(distances, counts, k)
     if counts.sum() < k:
         assert threshold == np.inf
@@ -52,52 +72,98 @@ def test_up_to_the_threshold_there_are_k_items(seed, n, k, ties):
         assert threshold <= distances.max()
 
 
-def draw_candidates(seed, n_codes, n_values, most_items):
-    """Return a segment, and a distance for each of its codes; most items share a code, most codes a distance."""
-    rng = np.random.default_rng(seed)
-    codes = np.repeat(np.arange(n_codes, dtype=np.uint16), rng.integers(1, most_items + 1, n_codes))[:, None]
-    segment = build(codes, rng.permutation(2 * len(codes))[: len(codes)])
-    return segment, rng.integers(0, n_values, len(segment.counts)).astype(np.float32)
+def test_a_threshold_lets_few_more_than_k_items_through():
+    distances = np.random.default_rng(0).random(5000).astype(np.float32)
+    for k in (10, 100, 1000):
+        assert (distances <= threshold_of_nearest(distances, np.ones(5000, np.int32), k)).sum() <= k + k // 8 + 3
 
 
-@given(
-    st.builds(
-        draw_candidates, seeds, st.integers(1, 300), st.sampled_from([1, 2, 9, 10**6]), st.sampled_from([1, 3, 300])
-    ),
-    st.integers(1, 400),
+class Found:
+    """A segment whose codes are all candidates: at distances of which many are equal, or none."""
+
+    def __init__(self, seed, n_codes, n_distances, most_items):
+        rng = np.random.default_rng(seed)
+        counts = rng.integers(1, most_items + 1, size=n_codes)
+        codes = np.arange(n_codes, dtype=np.uint16)[:, None]
+        self.ids = rng.permutation(2 * counts.sum())[: counts.sum()]
+        self.segment = build(np.repeat(codes, counts, axis=0), self.ids)
+        self.distance_of_code = rng.integers(n_distances, size=n_codes).astype(np.float32)
+        self.code_of_stored = self.segment.codes()[:, 0]
+        distances = self.distance_of_code[self.code_of_stored]
+        keys = distances.view(np.uint32).astype(np.uint64) << np.uint64(32) | np.arange(len(distances), dtype=np.uint64)
+        self.keys = rng.permutation(keys)
+
+    def expected(self):
+        """Distances and ids of all items, in order."""
+        distances = self.distance_of_code[np.repeat(self.code_of_stored, self.segment.counts)]
+        order = np.lexsort((self.segment.ids, distances))
+        return distances[order], self.segment.ids[order]
+
+
+found = st.builds(
+    Found,
+    seed=seeds,
+    n_codes=st.integers(1, 40) | st.integers(250, 600),
+    n_distances=st.sampled_from([1, 3, 50, 10**6]),
+    most_items=st.sampled_from([1, 3, 300]),
 )
-def test_the_items_found_are_the_first_by_distance_and_id(drawn, k):
-    segment, distances = drawn
-    keys = np.array([make_key(d, u) for u, d in enumerate(distances)], dtype=np.uint64)
-    of_items = np.repeat(distances, segment.counts)
-    order = np.lexsort((segment.ids, of_items))[:k]
-
-    kept = keys.copy()
-    n_kept, threshold = keep_nearest(kept, len(kept), k, segment)
-    lost = np.setdiff1d(np.arange(len(keys)), [position_of(key) for key in kept[:n_kept]])
-    needed = np.repeat(np.arange(len(keys)), segment.counts)[order]
-    assert not np.isin(needed, lost).any()
-    assert threshold == np.inf or threshold >= of_items[order].max()
-
-    found_distances, found_ids = nothing(1, k)
-    merge_found(keys[None].copy(), np.array([len(keys)]), segment, found_distances, found_ids)
-    assert_array_equal(found_ids[0, : len(order)], segment.ids[order])
-    assert_array_equal(found_distances[0, : len(order)], of_items[order])
-    assert (found_distances[0, len(order) :] == np.inf).all()
+ks = st.integers(1, 10) | st.integers(1, 500) | st.just(10**5)
 
 
-@given(seeds, st.integers(1, 20), st.integers(1, 20))
-def test_merging_rows_is_sorting_them_together(seed, k, k_other):
-    rng = np.random.default_rng(seed)
-    ids = rng.permutation(100)
-    rows = []
-    for some in (ids[:k], ids[k : k + k_other]):
-        distances = rng.integers(0, 4, len(some)).astype(np.float32)
-        order = np.lexsort((some, distances))
-        rows.append((distances[order], some[order]))
-    distances, merged_ids = (np.concatenate(parts) for parts in zip(*rows, strict=True))
-    order = np.lexsort((merged_ids, distances))[:k]
-    (first_distances, first_ids), (other_distances, other_ids) = [(d[None].copy(), i[None].copy()) for d, i in rows]
-    merge_nearest(first_distances, first_ids, other_distances, other_ids)
-    assert_array_equal(first_distances[0], distances[order])
-    assert_array_equal(first_ids[0], merged_ids[order])
+@given(found)
+def test_a_code_knows_where_its_items_begin(found):
+    expected = np.cumsum(found.segment.counts, dtype=np.int64) - found.segment.counts
+    assert [first_item(found.segment, u) for u in range(len(expected))] == expected.tolist()
+
+
+@given(found, ks)
+def test_codes_that_are_kept_hold_the_nearest_items_and_are_few(found, k):
+    keys = found.keys.copy()
+    n_kept, threshold = keep_nearest(keys, len(keys), k, found.segment)
+    distances, ids = (values[:k] for values in found.expected())
+    assert n_kept <= max_kept(k, len(found.segment.counts))
+    assert set(keys[:n_kept].tolist()) <= set(found.keys.tolist())
+    assert distances[-1] <= threshold or k > len(found.ids)
+    kept = (keys[:n_kept] & np.uint64(0xFFFFFFFF)).astype(np.int64)
+    starts = found.segment.first_items()
+    items = [i for u in kept for i in found.segment.ids[starts[u] : starts[u] + found.segment.counts[u]]]
+    assert set(ids.tolist()) <= set(np.array(items).tolist())
+
+
+@given(found, ks)
+def test_the_nearest_items_are_those_of_a_sort(found, k):
+    distances, ids = nothing(1, k)
+    merge_found(found.keys[None].copy(), np.array([len(found.keys)]), found.segment, distances, ids)
+    for actual, expected in zip((distances[0], ids[0]), found.expected(), strict=True):
+        assert_array_equal(actual[: len(expected)], expected[:k])
+    assert (distances[0, len(found.ids) :] == np.inf).all()
+
+
+@given(found, found, ks)
+def test_items_of_several_segments_are_merged_by_distance_and_id(one, other, k):
+    distances, ids = nothing(1, k)
+    for part in (one, other):
+        merge_found(part.keys[None].copy(), np.array([len(part.keys)]), part.segment, distances, ids)
+    both = [np.concatenate(values) for values in zip(one.expected(), other.expected(), strict=True)]
+    order = np.lexsort(both[::-1])[:k]
+    assert_array_equal(distances[0, : len(order)], both[0][order])
+    assert_array_equal(ids[0, : len(order)], both[1][order])
+
+
+@given(found, st.integers(0, 500))
+def test_items_of_sorted_codes_are_written_up_to_a_number(found, n_most):
+    expected = found.expected()
+    n_most = min(n_most, len(found.ids))
+    distances, ids = np.full(n_most, np.nan, np.float32), np.full(n_most, -1)
+    assert expand(np.sort(found.keys), found.segment, n_most, distances, ids) == n_most
+    assert_array_equal(distances, expected[0][:n_most])
+    assert_array_equal(ids, expected[1][:n_most])
+
+
+def test_ties_at_the_last_place_go_to_the_lowest_ids():
+    codes = np.arange(300, dtype=np.uint16)[:, None]
+    segment = build(codes, np.arange(300)[::-1].copy())  # the code that comes last has the lowest id
+    keys = np.array([make_key(np.float32(1), u) for u in range(300)], dtype=np.uint64)
+    distances, ids = nothing(1, 7)
+    merge_found(keys[None], np.array([300]), segment, distances, ids)
+    assert ids.tolist() == [[0, 1, 2, 3, 4, 5, 6]]
