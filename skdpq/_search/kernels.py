@@ -402,8 +402,8 @@ def scan_nearest_together(segment, tables, nearest, first, last, distances, ids)
     address = tables_u8.ctypes.data
     rest_address = address + np.uintp(n_leading * K * TOGETHER_QUERIES)
 
+    stale = True  # the sums over the leading parts
     for block in range(first, last):
-        stale = True  # the sums over the leading parts
         for i in range(min(BLOCK_CODES, len(segment.counts) - block * BLOCK_CODES)):
             code = blocks.ctypes.data + np.uintp(block * M * BLOCK_CODES + i)
             for m in range(n_leading):

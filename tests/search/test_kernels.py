@@ -89,9 +89,9 @@ def test_nothing_is_within_a_threshold_below_the_least_distance():
 class Scan:
     """A segment and tables of some queries, whose distances are all known."""
 
-    def __init__(self, seed, M, K, n_distinct, n_queries, ties, n=3000):
+    def __init__(self, seed, codes, K, n_queries, ties):
         rng = np.random.default_rng(seed)
-        codes = rng.integers(K, size=(n_distinct, M))[rng.integers(n_distinct, size=n)]
+        n, M = codes.shape
         self.segment = build(codes.astype(np.uint8 if K <= 256 else np.uint16), rng.permutation(2 * n)[:n])
         shape = n_queries, M, K
         self.tables = (rng.integers(4, size=shape) if ties else rng.random(shape)).astype(np.float32)
@@ -110,8 +110,15 @@ class Scan:
         return distances, ids
 
 
+def make_scan(seed, M, K, n_distinct, n_queries, ties):
+    """Return a scan of 3,000 items, many of which may have the same code."""
+    rng = np.random.default_rng(seed)
+    codes = rng.integers(K, size=(n_distinct, M))[rng.integers(n_distinct, size=3000)]
+    return Scan(seed, codes, K, n_queries, ties)
+
+
 scans = st.builds(
-    Scan,
+    make_scan,
     seed=seeds,
     M=st.sampled_from([1, 2, 3, 4, 8, 13]),
     K=st.sampled_from([2, 64, 65, 128, 129, 256, 300]),
@@ -119,12 +126,14 @@ scans = st.builds(
     n_queries=st.integers(1, 5),
     ties=st.booleans(),
 )
+every_block_begins_otherwise = Scan(0, np.array([[p, p, k] for p in range(8) for k in range(256)]), 256, 9, False)
 
 
-@given(scans, st.integers(1, 9) | st.integers(1, 4000), st.integers(1, 15), st.booleans(), st.data())
-def test_scans_of_shares_of_the_blocks_find_the_nearest_of_all(scan, k, chunk_blocks, simd, data):
+@given(scans, st.integers(1, 9) | st.integers(1, 4000), st.integers(1, 15), st.booleans(), st.integers(1, 12))
+@example(every_block_begins_otherwise, 10, 1, True, 3)
+def test_scans_of_shares_of_the_blocks_find_the_nearest_of_all(scan, k, chunk_blocks, simd, middle):
     n_blocks, K = len(scan.segment.blocks), scan.tables.shape[2]
-    middle = data.draw(st.integers(1, n_blocks))
+    middle = min(middle, n_blocks)
     distances, ids = nothing(len(scan.tables), k)
     tables = scan.tables, scan.nearest, n_registers(K) if simd else 0
     for first, last in ((0, middle), (middle, n_blocks)):
@@ -134,10 +143,13 @@ def test_scans_of_shares_of_the_blocks_find_the_nearest_of_all(scan, k, chunk_bl
                 assert_array_equal(actual, expected)
 
 
-@given(scans.filter(lambda scan: scan.tables.shape[2] <= 256), st.integers(1, 9) | st.integers(1, 4000), st.data())
-def test_scans_of_queries_together_find_the_nearest_of_all(scan, k, data):
+@given(
+    scans.filter(lambda scan: scan.tables.shape[2] <= 256), st.integers(1, 9) | st.integers(1, 4000), st.integers(1, 12)
+)
+@example(every_block_begins_otherwise, 10, 1)
+def test_scans_of_queries_together_find_the_nearest_of_all(scan, k, middle):
     n_blocks = len(scan.segment.blocks)
-    middle = data.draw(st.integers(1, n_blocks))
+    middle = min(middle, n_blocks)
     distances, ids = nothing(len(scan.tables), k)
     for first, last in ((middle, n_blocks), (0, middle)):
         scan_nearest_together(scan.segment, scan.tables, scan.nearest, first, last, distances, ids)
@@ -146,7 +158,7 @@ def test_scans_of_queries_together_find_the_nearest_of_all(scan, k, data):
 
 
 def test_as_many_queries_as_fit_are_scanned_together():
-    scan = Scan(0, 4, 256, 10**6, TOGETHER_QUERIES, False)
+    scan = make_scan(0, 4, 256, 10**6, TOGETHER_QUERIES, False)
     distances, ids = nothing(TOGETHER_QUERIES, 5)
     scan_nearest_together(scan.segment, scan.tables, scan.nearest, 0, len(scan.segment.blocks), distances, ids)
     for actual, expected in zip((distances, ids), scan.expected(5, range(len(scan.segment.blocks))), strict=True):
@@ -169,7 +181,7 @@ def test_a_scan_within_a_radius_finds_all_and_nothing_else(scan, quantile, simd)
 @pytest.mark.parametrize("M", [1, 3, 4, 5, 8, 11])
 @pytest.mark.parametrize("K", [256, 300])
 def test_all_distances_are_the_sums_in_the_order_of_the_parts(M, K):
-    scan = Scan(0, M, K, 10**6, 1, False)
+    scan = make_scan(0, M, K, 10**6, 1, False)
     out = np.full(len(scan.segment.counts), np.nan, dtype=np.float32)
     all_distances(scan.tables[0], scan.segment.blocks, out)
     assert_array_equal(out, sum_entries(scan.tables[0], scan.segment.codes()))
