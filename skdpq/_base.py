@@ -40,7 +40,7 @@ from ._learning.samples import (
     weigh,
 )
 from ._learning.step import Objective, make_step
-from ._learning.training import seeded_globally, train, train_one_pass
+from ._learning.training import Learner, Settings, seeded_globally, train, train_one_pass
 from ._progress import FitCallbacks, printed_blocks
 from ._quantizer import QuantizerMixin, compression_ratio
 
@@ -218,22 +218,16 @@ class BaseDPQ(CallbackSupportMixin, QuantizerMixin, BaseEstimator):
         n_epochs = self._n_epochs(len(batches))
         seeded = self._seeded(generator, network)
         with callbacks.begin(n_epochs), seeded, self._step(network, batches, generator, projection) as step:
-            curve, scores = train(
-                network,
-                batches,
-                step,
-                validation=held_out,
-                loss_weights=self._loss_weights(network),
+            settings = Settings(
                 learning_rate=self.learning_rate,
                 max_iter=n_epochs,
                 tol=self.tol,
                 n_iter_no_change=self.n_iter_no_change,
-                augment=self.augment,
-                generator=generator,
                 verbose=bool(self.verbose),
                 warn=self.max_iter != "auto",
-                watch=callbacks,
             )
+            learner = Learner(network, batches, step, self._loss_weights(network), self.augment, generator)
+            curve, scores = train(learner, settings, held_out, callbacks)
         if backbone is not None:
             network.backbone = backbone
         self._store(network, curve, resume, validation_scores=scores)
@@ -292,9 +286,8 @@ class BaseDPQ(CallbackSupportMixin, QuantizerMixin, BaseEstimator):
             step.state = self.optimizer_state_
 
         with self._seeded(generator, network), step:
-            terms = train_one_pass(
-                network, batches, step, self._loss_weights(network), self.learning_rate, self.augment, generator
-            )
+            learner = Learner(network, batches, step, self._loss_weights(network), self.augment, generator)
+            terms = train_one_pass(learner, self.learning_rate)
         self._store(network, {name: [value] for name, value in terms.items()}, resume, optimizer_state=step.state)
 
     def soft(self, X):

@@ -1,15 +1,47 @@
-"""The training loop: batches, optimiser, schedule, stopping."""
+"""The training of a network: schedule, plateau, and the loop over epochs.
+
+The estimators call `train` in `fit`, and `train_one_pass` in `partial_fit`. The network is trained in place, and all
+that is random comes from one generator.
+"""
 
 import copy
 import math
 import warnings
+from collections.abc import Callable
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from sklearn.exceptions import ConvergenceWarning
 
 from .losses import TERMS
+from .network import DPQNetwork
+from .step import TrainingStep
+
+
+class Settings(NamedTuple):
+    """How fast and how long `train` trains.
+
+    Attributes
+    ----------
+    learning_rate : float
+        Of AdamW, in the constant phase of the `Schedule`.
+    max_iter : int
+        Epochs at most.
+    tol, n_iter_no_change : float, int
+        What a `Plateau` is. It starts the decay of the learning rate.
+    verbose : bool, default=False
+        Print a line an epoch.
+    warn : bool, default=True
+        Warn if `max_iter` epochs pass without a plateau.
+    """
+
+    learning_rate: float
+    max_iter: int
+    tol: float
+    n_iter_no_change: int
+    verbose: bool = False
+    warn: bool = True
 
 
 class History(NamedTuple):
@@ -57,53 +89,103 @@ class Schedule:
         return min(1.0, time / (0.1 * self.decay_start))
 
 
-def train(
-    network,
-    batches,
-    step,
-    *,
-    validation,
-    loss_weights,
-    learning_rate,
-    max_iter,
-    tol,
-    n_iter_no_change,
-    augment,
-    generator,
-    verbose,
-    warn,
-    watch,
-):
-    """Train the network in place.
+class Plateau:
+    """Some epochs in a row without an improvement.
 
     Parameters
     ----------
+    tol : float
+        By how much the best so far must be exceeded for an improvement.
+    n_iter_no_change : int
+        Number of epochs.
+
+    Attributes
+    ----------
+    reached : bool
+        Whether there has been one.
+    """
+
+    def __init__(self, tol, n_iter_no_change):
+        self._tol, self._n_iter_no_change = tol, n_iter_no_change
+        self._best, self._n_stale = -math.inf, 0
+        self.reached = False
+
+    def update(self, progress):
+        """Take the progress of an epoch, the more the better; return whether it is the best so far."""
+        self._n_stale = 0 if progress > self._best + self._tol else self._n_stale + 1
+        self.reached |= self._n_stale >= self._n_iter_no_change
+        is_best = progress > self._best
+        if is_best:
+            self._best = progress
+        return is_best
+
+
+class Learner(NamedTuple):
+    """What learns in an epoch, and from what.
+
+    Attributes
+    ----------
     network : DPQNetwork
-        Initialised, on its device.
+        Initialized, on its device.
     batches : InMemory or Streamed
-        Source of the training batches (`_batches`).
+        Source of the training batches.
     step : TrainingStep
-        From `make_step`.
-    validation : tuple of Tensor or None
-        X, y and weight to validate on after each epoch; the weights that score best there are kept.
+        From `make_step`, entered.
     loss_weights : dict of str to float
         Weight of every term of `TERMS`.
-    learning_rate : float
-        Of AdamW, in the constant phase.
-    max_iter : int
-        Epochs at most.
-    tol, n_iter_no_change : float, int
-        A plateau is `n_iter_no_change` epochs without an improvement by `tol`, of the validation score where there
-        is one, else of the loss; it starts the decay of the learning rate (`Schedule`).
     augment : callable or None
         Applied to each training batch of X.
     generator : torch.Generator
         Draws the batches.
-    verbose : bool
-        Print a line an epoch.
-    warn : bool
-        Warn if `max_iter` epochs pass without a plateau.
-    watch : object
+    """
+
+    network: DPQNetwork
+    batches: Any
+    step: TrainingStep
+    loss_weights: dict
+    augment: Callable | None
+    generator: torch.Generator
+
+    def learn(self, learning_rate):
+        """Train the network for an epoch.
+
+        Parameters
+        ----------
+        learning_rate : callable
+            Returns the learning rate at a time of the epoch, from 0 to 1.
+
+        Returns
+        -------
+        terms : dict of str to float
+            Mean of every term of the objective, and of the weighted sum under "loss".
+        """
+        self.network.train()
+        codebooks = self.network.codebooks
+        totals = torch.zeros(len(TERMS), dtype=codebooks.dtype, device=codebooks.device)
+        for i, (X, y, weight, batch) in enumerate(self.batches.epoch(self.generator)):
+            if self.augment is not None:
+                X, y, weight = self.augment(X[batch]), y[batch], weight[batch]
+                batch = torch.arange(len(y), device=y.device)
+            time = min(1.0, (i + 1) / (self.batches.n_batches + 1))  # there may be a few batches more than n_batches
+            terms = self.step(X, y, weight, batch, learning_rate(time))
+            totals.add_(terms, alpha=len(batch) / len(self.batches))
+        means = dict(zip(TERMS, totals.tolist(), strict=True))
+        return {"loss": sum(self.loss_weights[name] * mean for name, mean in means.items())} | means
+
+
+def train(learner, settings, validation, callbacks):
+    """Train the network in place.
+
+    Parameters
+    ----------
+    learner : Learner
+        What learns, and from what.
+    settings : Settings
+        How fast and how long.
+    validation : tuple of Tensor or None
+        X, y and weight to validate on after each epoch. Their score then takes the place of the loss where a plateau is
+        looked for, and the network ends with the weights that score best.
+    callbacks : object
         Has `begin_epoch()` and `end_epoch()`, which returns whether to stop.
 
     Returns
@@ -111,79 +193,83 @@ def train(
     history : History
         Losses and validation scores of each epoch.
 
+    Raises
+    ------
+    ValueError
+        If the loss is no longer finite.
+
     Warns
     -----
     ConvergenceWarning
-        See `warn`; and if training is interrupted after an epoch or more, the weights being the best on the
-        validation data, or without them those at the interruption.
+        If no plateau was reached (see `Settings`); and if training is interrupted after an epoch or more, the weights
+        being the best on the validation data, or without them those at the interruption.
     """
-    schedule = Schedule(max_iter)
-    curve = {name: [] for name in ("loss", *TERMS)}
-    scores = [] if validation is not None else None
-    best, best_state, n_stale, plateau = -math.inf, None, 0, False
+    network = learner.network
+    schedule, plateau = Schedule(settings.max_iter), Plateau(settings.tol, settings.n_iter_no_change)
+    history = History({name: [] for name in ("loss", *TERMS)}, None if validation is None else [])
+    best_state = None
     epoch = 0
     try:
         while epoch < schedule.n_iter:
-            watch.begin_epoch()
-            terms = _pass(
-                network,
-                batches,
-                step,
-                loss_weights,
-                augment,
-                generator,
-                lambda time, epoch=epoch: learning_rate * schedule.factor(epoch + time),
-            )
+            callbacks.begin_epoch()
+            terms = learner.learn(lambda time, epoch=epoch: settings.learning_rate * schedule.factor(epoch + time))
             epoch += 1
             for name, value in terms.items():
-                curve[name].append(value)
-            if not math.isfinite(terms["loss"]):
-                raise ValueError(
-                    f"The loss became {terms['loss']} in epoch {epoch}. Expected a learning_rate and loss weights "
-                    f"with which training converges, got learning_rate={learning_rate}."
-                )
+                history.loss_curve[name].append(value)
+            _check_finite(terms["loss"], epoch, settings.learning_rate)
             progress = -terms["loss"]
             if validation is not None:
                 progress = accuracy(network, *validation)
-                scores.append(progress)
-            n_stale = 0 if progress > best + tol else n_stale + 1
-            if progress > best:
-                best = progress
-                if validation is not None:
-                    best_state = copy.deepcopy(network.state_dict())
-            if n_stale >= n_iter_no_change:
-                plateau = True
+                history.validation_scores.append(progress)
+            if plateau.update(progress) and validation is not None:
+                best_state = copy.deepcopy(network.state_dict())
+            if plateau.reached:
                 schedule.start_decay(epoch)
-            if verbose:
-                values = "  ".join(f"{name} {value:.4f}" for name, value in terms.items())
-                print(f"Epoch {epoch}/{schedule.n_iter}  {values}" + (f"  validation {progress:.4f}" if scores else ""))
-            if watch.end_epoch():
+            if settings.verbose:
+                _print_epoch(f"{epoch}/{schedule.n_iter}", terms, history.validation_scores)
+            if callbacks.end_epoch():
                 break
         else:
-            if warn and not plateau:
-                warnings.warn(
-                    f"Training ended after max_iter={max_iter} epochs, and had not come to a plateau before.",
-                    ConvergenceWarning,
-                    stacklevel=2,
+            if settings.warn and not plateau.reached:
+                _warn(
+                    f"Training ended after max_iter={settings.max_iter} epochs, and had not come to a plateau before."
                 )
     except KeyboardInterrupt:
         if epoch == 0:
             raise
-        warnings.warn(f"Training was interrupted after {epoch} epochs.", ConvergenceWarning, stacklevel=2)
-
+        _warn(f"Training was interrupted after {epoch} epochs.")
     if best_state is not None:
         network.load_state_dict(best_state)
     network.eval()
-    return History(curve, scores)
+    return history
 
 
-def train_one_pass(network, batches, step, loss_weights, learning_rate, augment, generator):
+def _check_finite(loss, epoch, learning_rate):
+    if not math.isfinite(loss):
+        raise ValueError(
+            f"The loss became {loss} in epoch {epoch}. Expected a learning_rate and loss weights "
+            f"with which training converges, got learning_rate={learning_rate}."
+        )
+
+
+def _print_epoch(epoch, terms, scores):
+    values = [f"{name} {value:.4f}" for name, value in terms.items()]
+    if scores:
+        values.append(f"validation {scores[-1]:.4f}")
+    print(f"Epoch {epoch}  {'  '.join(values)}")
+
+
+def _warn(message):
+    warnings.warn(message, ConvergenceWarning, stacklevel=3)  # at the caller of `train`
+
+
+def train_one_pass(learner, learning_rate):
     """Train the network in place for one epoch.
 
     Parameters
     ----------
-    network, batches, step, loss_weights, augment, generator
-        As for `train`.
+    learner : Learner
+        What learns, and from what.
     learning_rate : float
         Of AdamW, for the whole epoch.
 
@@ -197,25 +283,11 @@ def train_one_pass(network, batches, step, loss_weights, learning_rate, augment,
     ValueError
         If the loss is no longer finite.
     """
-    terms = _pass(network, batches, step, loss_weights, augment, generator, lambda time: learning_rate)
+    terms = learner.learn(lambda time: learning_rate)
     if not math.isfinite(terms["loss"]):
         raise ValueError(f"The loss became {terms['loss']}. Expected a lower learning_rate, got {learning_rate}.")
-    network.eval()
+    learner.network.eval()
     return terms
-
-
-def _pass(network, batches, step, loss_weights, augment, generator, learning_rate):
-    """Train for an epoch; `learning_rate` returns the rate at a time from 0 to 1. Return the terms of the objective."""
-    network.train()
-    totals = torch.zeros(len(TERMS), dtype=network.codebooks.dtype, device=network.codebooks.device)
-    for i, (X, y, weight, batch) in enumerate(batches.epoch(generator)):
-        if augment is not None:
-            X, y, weight = augment(X[batch]), y[batch], weight[batch]
-            batch = torch.arange(len(y), device=y.device)
-        terms = step(X, y, weight, batch, learning_rate(min(1.0, (i + 1) / (batches.n_batches + 1))))
-        totals.add_(terms, alpha=len(batch) / len(batches))
-    means = dict(zip(TERMS, totals.tolist(), strict=True))
-    return {"loss": sum(loss_weights[name] * mean for name, mean in means.items())} | means
 
 
 @torch.no_grad()

@@ -75,3 +75,13 @@ def test_softmax_loss_is_the_negative_log_probability_of_the_label(B, C, seed):
         expected -= float(weight[i]) * math.log(math.exp(z[y[i]]) / sum(math.exp(v) for v in z))
     loss = float(losses.softmax_loss(logits, torch.from_numpy(y), weight))
     assert math.isclose(loss, expected, rel_tol=1e-10, abs_tol=1e-12)
+
+
+@given(st.integers(1, 6), st.integers(2, 5), st.floats(0, 0.9), st.integers(0, 2**31 - 1))
+def test_label_smoothing_spreads_its_share_evenly_over_all_classes(B, C, smoothing, seed):
+    rng = np.random.default_rng(seed)
+    logits, weight = torch.from_numpy(rng.normal(size=(B, C))), torch.from_numpy(rng.dirichlet(np.ones(B)))
+    y = torch.from_numpy(rng.integers(0, C, B))
+    of_each_class = [losses.softmax_loss(logits, torch.full((B,), c), weight) for c in range(C)]
+    expected = (1 - smoothing) * losses.softmax_loss(logits, y, weight) + smoothing * sum(of_each_class) / C
+    assert math.isclose(losses.softmax_loss(logits, y, weight, smoothing), expected, rel_tol=1e-10)

@@ -129,8 +129,10 @@ def test_initialization_is_the_generators_alone():
     before = torch.random.get_rng_state()
     first, second = make_network(seed=3), make_network(seed=3)
     assert torch.equal(torch.random.get_rng_state(), before)
-    for a, b in zip(first.parameters(), second.parameters(), strict=True):
+    other = dict(make_network(seed=4).named_parameters())
+    for (name, a), b in zip(first.named_parameters(), second.parameters(), strict=True):
         assert torch.equal(a, b)
+        assert (a == other[name]).all() == (name == "class_centers")
 
 
 @pytest.mark.parametrize("D", [1, 16, 400])

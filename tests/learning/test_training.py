@@ -1,5 +1,6 @@
 """The loop: schedule, plateau, best weights, class centers, divergence, random state."""
 
+import re
 import warnings
 
 import numpy as np
@@ -11,9 +12,11 @@ from sklearn.metrics import accuracy_score
 from sklearn.model_selection import train_test_split
 
 from skdpq import DPQClassifier, DPQTransformer
+from skdpq._learning.batches import InMemory
 from skdpq._learning.losses import SUPERVISED, TERMS
+from skdpq._learning.network import DPQNetwork
 from skdpq._learning.step import make_step
-from skdpq._learning.training import Schedule
+from skdpq._learning.training import Learner, Plateau, Schedule, Settings, accuracy, train, train_one_pass
 
 WEIGHTED = [name for name in TERMS if name != "preservation"]
 SMALL = {"M": 2, "K": 8, "hidden_layer_sizes": (16,), "random_state": 0}
@@ -40,6 +43,80 @@ def test_a_plateau_starts_a_decay_as_long_as_what_came_before_it():
     assert schedule.factor(10.5) == pytest.approx(0.5)
     schedule.start_decay(9)  # it has begun already
     assert schedule.n_iter == 14
+
+
+def test_a_plateau_is_epochs_in_a_row_without_an_improvement_by_tol():
+    plateau = Plateau(tol=0.5, n_iter_no_change=3)
+    seen = []
+    for progress in (1.0, 1.4, 1.4, 2.0, 2.4, 2.1, 3.0, 1.0, 1.0, 1.0, 9.0):
+        seen.append((plateau.update(progress), plateau.reached))
+    assert [best for best, _ in seen] == [True, True, False, True, True, False, True, False, False, False, True]
+    assert [reached for _, reached in seen] == [False] * 9 + [True] * 2
+
+
+class Step:
+    """A training step that learns nothing; a loss for each epoch is given. It also takes the callbacks' calls."""
+
+    def __init__(self, losses):
+        self.losses, self.learning_rates, self.n_epochs = losses, [], 0
+
+    def __call__(self, X, y, weight, batch, learning_rate):
+        self.learning_rates.append(learning_rate)
+        return torch.tensor([self.losses[self.n_epochs], *[0.0] * (len(TERMS) - 1)])
+
+    def begin_epoch(self):
+        pass
+
+    def end_epoch(self):
+        self.n_epochs += 1
+
+
+def make_learner(step, n=50, batch_size=7):
+    network = DPQNetwork(4, 3, M=2, K=4, D=2, hidden_layer_sizes=(), part_layer_sizes=())
+    network.initialize(torch.Generator().manual_seed(0))
+    batches = InMemory(torch.zeros(n, 4), torch.zeros(n, dtype=torch.int64), torch.ones(n), batch_size)
+    return Learner(network, batches, step, dict.fromkeys(TERMS, 1.0), None, torch.Generator().manual_seed(0))
+
+
+def test_a_plateau_of_the_loss_starts_the_fall_of_the_learning_rate():
+    losses = [5.0, 4.0, 3.0, 2.95, 2.91, 2.9, *[1.0] * 9]  # the fourth to sixth do not improve by 0.1
+    step = Step(losses)
+    history = train(make_learner(step), Settings(2.0, 100, 0.1, 3), None, step)
+    assert history.loss_curve["loss"] == pytest.approx(losses[:12])
+    times = np.add.outer(np.arange(12), np.arange(1, 9) / 9).ravel()  # eight batches an epoch
+    expected = np.where(times < 6, np.minimum(1, times / 5), 2 - times / 6)  # rises over a tenth of 50 epochs
+    assert_allclose(step.learning_rates, 2 * expected)
+
+
+def test_a_pass_has_one_learning_rate():
+    step = Step([3.0])
+    terms = train_one_pass(make_learner(step), 0.3)
+    assert terms == pytest.approx(dict.fromkeys(TERMS, 0) | {"loss": 3, TERMS[0]: 3})
+    assert step.learning_rates == [0.3] * 8
+
+
+def test_terms_are_means_over_the_samples_and_the_loss_is_their_weighted_sum():
+    def step(X, y, weight, batch, learning_rate):
+        return len(batch) * torch.arange(1.0, 1 + len(TERMS))
+
+    learner = make_learner(step, n=10, batch_size=4)  # batches of 4, 3 and 3 samples
+    terms = learner._replace(loss_weights={name: 10.0**i for i, name in enumerate(TERMS)}).learn(lambda time: 0.1)
+    means = {name: (i + 1) * (4 * 4 + 3 * 3 + 3 * 3) / 10 for i, name in enumerate(TERMS)}
+    assert terms == pytest.approx({"loss": sum(10**i * mean for i, mean in enumerate(means.values()))} | means)
+
+
+def test_accuracy_is_the_share_of_the_weight_that_is_predicted_correctly():
+    generator = torch.Generator().manual_seed(0)
+    network = DPQNetwork(4, 3, M=2, K=4, D=2, hidden_layer_sizes=(), part_layer_sizes=(), dropout=0.9)
+    network.initialize(generator)
+    X, y = torch.randn(23, 4, generator=generator), torch.randint(3, (23,), generator=generator)
+    weight = torch.rand(23, generator=generator)
+    score = accuracy(network.train(), X, y, weight, batch_size=5)
+    assert not network.training
+    right = [bool(network.classifier(network(x[None]).hard).argmax() == label) for x, label in zip(X, y, strict=True)]
+    assert 0 < sum(right) < 23
+    assert score == pytest.approx(float(weight[right].sum() / weight.sum()))
+    assert score != pytest.approx(sum(right) / 23)
 
 
 def test_training_stops_early_on_a_plateau_and_not_before():
@@ -120,17 +197,24 @@ def test_verbose_prints_every_term_once_an_epoch(capsys):
     DPQTransformer(**SMALL, max_iter=3, verbose=True).fit(X, y)
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 3
-    assert all(name in line for name in TERMS for line in lines)
+    for epoch, line in enumerate(lines, start=1):
+        assert re.fullmatch(rf"Epoch {epoch}/3  loss \S+" + "".join(rf"  {name} \S+" for name in TERMS), line)
     DPQTransformer(**SMALL, max_iter=3).fit(X, y)
     assert capsys.readouterr().out == ""
 
 
-def test_weights_equal_repetition_in_several_batches_only_through_their_sum(digits):
+def test_the_scale_of_the_weights_does_not_matter_and_their_ratios_do(digits):
     X, _, y, _ = digits
-    scaled, plain = (
-        DPQTransformer(M=2, K=8, max_iter=1, random_state=0).fit(X, y, w) for w in (np.full(len(y), 7.0), None)
+    ratios = np.random.default_rng(0).uniform(0.1, 2.0, len(y))
+    plain, scaled, ones, sevens = (
+        DPQTransformer(M=2, K=8, max_iter=2, random_state=0).fit(X, y, w)
+        for w in (ratios, 7 * ratios, np.ones(len(y)), np.full(len(y), 7.0))
     )
-    assert_allclose(scaled.soft(X[:9]), plain.soft(X[:9]), rtol=1e-4, atol=1e-5)
+    for one, other in ((plain, scaled), (ones, sevens)):
+        for name in TERMS:  # AdamW hides a scale of the loss, but its curve does not
+            assert_allclose(one.loss_curve_[name], other.loss_curve_[name], rtol=1e-4, atol=1e-6)
+        assert_allclose(one.soft(X[:9]), other.soft(X[:9]), rtol=1e-3, atol=1e-4)
+    assert abs(plain.loss_curve_["loss"][0] - ones.loss_curve_["loss"][0]) > 1e-3
 
 
 def test_fit_emits_no_warning(digits):
