@@ -1,7 +1,8 @@
 """The terms of the DPQ objective (section 3, loss functions and regularization), one function each.
 
-Every term is a mean over the batch, weighted by `weight`: (B,) and summing to one, 1/B each without sample weights.
-Both Gini terms are also means over the M parts, so that their weights mean the same for any M.
+`step.Objective` adds them up; `fast_step` has their gradients written out. Every term is a mean over the batch,
+weighted by `weight`: (B,) and summing to one, 1/B each without sample weights. Both Gini terms are also means over the
+M parts, so that their weights mean the same for any M.
 """
 
 from torch import nn

@@ -1,5 +1,6 @@
 """The DPQ network (section 3 and Fig. 1): trunk, M part networks, codebooks, and the classifier of soft and hard.
 
+The training steps call it; `inference` and `fast_step` compute the same layers without autograd, by `Activations`.
 Activations of the parts are laid out (M, B, .), so that one batched matrix product serves all parts of a batch.
 """
 

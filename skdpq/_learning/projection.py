@@ -1,4 +1,8 @@
-"""What takes the place of class centers where labels do not supervise: projections of a sample's own features."""
+"""Projections of a sample's own features, which take the place of class centers where labels do not supervise.
+
+`_base.BaseDPQ` learns one from the training samples before training; the term "preservation" of `step.Objective` takes
+the projection of each sample as its target. It is not trained.
+"""
 
 import numpy as np
 import torch
@@ -30,8 +34,8 @@ def learn_projection(blocks, M, D, generator):
 
     A part has as many dimensions as the components have in effect, (sum of variances)^2 / (sum of their squares), and
     zeros after them: a codebook tells apart more in few dimensions, and with fewer than these a part is no longer a
-    view of the whole. All parts have about the same norm, so that intra-normalisation (section 4) comes close to
-    normalising the whole, which is what cosine distances do. On average the squared norm of a part is one, as that of
+    view of the whole. All parts have about the same norm, so that intra-normalization (section 4) comes close to
+    normalizing the whole, which is what cosine distances do. On average the squared norm of a part is one, as that of
     the codewords is at first.
 
     Parameters
@@ -48,14 +52,7 @@ def learn_projection(blocks, M, D, generator):
     weight, bias : ndarray of shape (n_units, M * D), (M * D,), float64
         P has orthonormal rows or columns, but for its scale and the zeros; it projects the mean of the samples to zero.
     """
-    total, mean, scatter = 0.0, 0.0, 0.0
-    for block, weight in blocks:
-        units = block.astype(np.float64, copy=False)
-        total += weight.sum()
-        mean = mean + weight @ units
-        scatter = scatter + (units.T * weight) @ units
-    mean = mean / total
-    covariance = scatter / total - np.outer(mean, mean)
+    mean, covariance = _mean_and_covariance(blocks)
     variances, axes = np.linalg.eigh(covariance)
     width = min(D, _n_effective(variances))
     axes = axes[:, -M * width :]
@@ -68,6 +65,18 @@ def learn_projection(blocks, M, D, generator):
     variance = (projection * (covariance @ projection)).sum() / M
     projection /= np.sqrt(variance) if variance > 0 else 1.0
     return projection, -mean @ projection
+
+
+def _mean_and_covariance(blocks):
+    """Return the weighted mean and covariance of samples, in float64, from one pass over their blocks."""
+    total, mean, scatter = 0.0, 0.0, 0.0
+    for block, weight in blocks:
+        units = block.astype(np.float64, copy=False)
+        total += weight.sum()
+        mean = mean + weight @ units
+        scatter = scatter + (units.T * weight) @ units
+    mean = mean / total
+    return mean, scatter / total - np.outer(mean, mean)
 
 
 def _n_effective(variances):
