@@ -140,6 +140,7 @@ def test_opq_has_a_smaller_error_than_pq(data, at_most, M, K):
         ([3, 2, 1, 0], [[0, 3], [1, 2]]),  # 8 and 1, 4 and 2
         ([5, 4, 3, 2, 1, 0], [[0, 5], [1, 4], [2, 3]]),
         ([7, 6, 4, 2, 1, 0], [[0, 3, 4], [1, 2, 5]]),
+        ([6, 3, 2, 1, 0], [[0, 3, 4], [1, 2]]),  # the second part has less, and is full
     ],
 )
 def test_opq_starts_from_principal_axes_dealt_to_parts_of_equal_variance(exponents, dealt):
@@ -151,7 +152,8 @@ def test_opq_starts_from_principal_axes_dealt_to_parts_of_equal_variance(exponen
     data = np.tile(levels @ axes, (3, 1)) + 5
     quantizer = ProductQuantizer(M, 2 ** len(dealt[0]), rotation="opq", random_state=0).fit(data)
     assert quantization_error(quantizer, data) < 1e-9
-    shares = np.square(axes @ quantizer.rotation_).reshape(n_axes, M, -1).sum(2)  # of each axis in each part
+    starts = np.cumsum([0, *map(len, dealt[:-1])])  # of the parts' columns
+    shares = np.add.reduceat(np.square(axes @ quantizer.rotation_), starts, axis=1)  # of each axis in each part
     expected = np.zeros((n_axes, M))
     for m, part in enumerate(dealt):
         expected[part, m] = 1
