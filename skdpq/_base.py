@@ -24,6 +24,7 @@ from sklearn.utils.validation import (
 from ._atomic import all_or_nothing
 from ._codes import code_dtype
 from ._device import check_device
+from ._learning import auto
 from ._learning.batches import make_batches
 from ._learning.inference import infer
 from ._learning.inputs import Inputs, learn_scaling, no_scaling, output_width
@@ -43,12 +44,6 @@ from ._learning.step import Objective, make_step
 from ._learning.training import Learner, Settings, seeded_globally, train, train_one_pass
 from ._progress import FitCallbacks, printed_blocks
 from ._quantizer import QuantizerMixin, compression_ratio
-
-_AUTO_BATCHES, _AUTO_EPOCHS = 1000, 20  # what max_iter="auto" runs at least
-_K_AT_ONE = 64  # up to which gini_batch_weight="auto" is 1; GiniBatch of codewords in even use is 1 / K
-# dropout="auto": dropping a share r of n units adds noise of variance r / (1 - r) / n to their mean, here
-# 1 / _NOISE_UNITS
-_NOISE_UNITS, _MOST_DROPPED = 750, 0.5
 
 
 class BaseDPQ(CallbackSupportMixin, QuantizerMixin, BaseEstimator):
@@ -215,7 +210,7 @@ class BaseDPQ(CallbackSupportMixin, QuantizerMixin, BaseEstimator):
         if held_out is not None:
             held_out = self._with_units(held_out, backbone, network).tensors(*self._placement(network))
 
-        n_epochs = self._n_epochs(len(batches))
+        n_epochs = auto.n_epochs(len(batches), self.batch_size) if self.max_iter == "auto" else self.max_iter
         seeded = self._seeded(generator, network)
         with callbacks.begin(n_epochs), seeded, self._step(network, batches, generator, projection) as step:
             settings = Settings(
@@ -506,13 +501,9 @@ class BaseDPQ(CallbackSupportMixin, QuantizerMixin, BaseEstimator):
 
     def _detach_fixed_backbone(self, n_samples, network, resume):
         """Take the backbone off the network, and return it, if its units can be computed once; else return None."""
-        if (
-            network.backbone is None
-            or any(p.requires_grad for p in network.backbone.parameters())
-            or self.augment is not None
-            or not fits_in_memory(n_samples * network.n_units)
-            or (resume and self._supervision(network) < 1)  # it may no longer be what is to be preserved
-        ):
+        # Once resumed, it may no longer be what is to be preserved.
+        changes = self.augment is not None or (resume and self._supervision(network) < 1)
+        if changes or network.trains_backbone() or not fits_in_memory(n_samples * network.n_units):
             return None
         fixed, network.backbone = network.backbone, None
         return fixed
@@ -561,22 +552,13 @@ class BaseDPQ(CallbackSupportMixin, QuantizerMixin, BaseEstimator):
         share = self._supervision(network)
         weights = {name: getattr(self, f"{name}_weight") for name in (*SUPERVISED, "gini_batch", "gini_sample")}
         if self.gini_batch_weight == "auto":
-            weights["gini_batch"] = max(1.0, self.K / _K_AT_ONE)
+            weights["gini_batch"] = auto.gini_batch_weight(self.K)
         return weights | {name: share * weights[name] for name in SUPERVISED} | {"preservation": 1 - share}
 
     def _dropout(self, n_samples):
-        """Return the share of units to drop."""
         if self.dropout != "auto":
             return self.dropout
-        if n_samples <= self.batch_size:
-            return 0.0
-        n_units = self.architecture_["n_units"]
-        return min(_MOST_DROPPED, n_units / (n_units + _NOISE_UNITS))
-
-    def _n_epochs(self, n_samples):
-        if self.max_iter != "auto":
-            return self.max_iter
-        return max(_AUTO_EPOCHS, math.ceil(_AUTO_BATCHES / math.ceil(n_samples / self.batch_size)))
+        return auto.dropout(self.architecture_["n_units"], n_samples, self.batch_size)
 
     def _store(self, network, curve, resume, validation_scores=None, optimizer_state=None):
         """Keep what was learned, as arrays on the CPU."""

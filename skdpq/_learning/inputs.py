@@ -43,14 +43,16 @@ class Inputs(NamedTuple):
             Receives them.
         """
         precise = np.float32 if X.dtype in (np.float16, np.float32) else np.float64
-        out, X = out.numpy(), X.astype(precise, copy=False)
-        if self.mean is None:
-            out[...] = X
-        elif out.dtype == precise:
-            np.subtract(X, self.mean.astype(precise), out=out)
-            out /= self.scale.astype(precise)
-        else:
-            out[...] = (X - self.mean) / self.scale
+        out = out.numpy()
+        with np.errstate(over="ignore"):  # logits that are not finite tell of values too large
+            X = X.astype(precise, copy=False)
+            if self.mean is None:
+                out[...] = X
+            elif out.dtype == precise:
+                np.subtract(X, self.mean.astype(precise), out=out)
+                out /= self.scale.astype(precise)
+            else:
+                out[...] = (X - self.mean) / self.scale
 
     def tensor(self, X, dtype=torch.float32):
         """Return samples as a tensor on the CPU that shares no memory with X."""

@@ -128,10 +128,14 @@ class DPQNetwork(nn.Module):
         self.classifier = Linear(M * D, n_classes) if n_classes else None
         self.class_centers = nn.Parameter(torch.empty(n_classes, M * D))
 
+    def trains_backbone(self):
+        """Return whether there is a backbone with a parameter to train."""
+        return self.backbone is not None and any(p.requires_grad for p in self.backbone.parameters())
+
     def train(self, mode=True):
         """Switch between training and evaluation; a backbone without trainable parameters stays in evaluation mode."""
         super().train(mode)
-        if self.backbone is not None and not any(p.requires_grad for p in self.backbone.parameters()):
+        if self.backbone is not None and not self.trains_backbone():
             self.backbone.eval()
         return self
 

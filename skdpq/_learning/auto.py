@@ -1,0 +1,28 @@
+"""The parameters that are "auto": what they stand for, by the number of samples, of units, and of codewords.
+
+`BaseDPQ` asks where a parameter is "auto". docs/defaults.md tells how these were found.
+"""
+
+import math
+
+_MIN_BATCHES, _MIN_EPOCHS = 1000, 20
+_PLAIN_CODEWORDS = 64  # up to which the weight of GiniBatch is 1
+_NOISE_UNITS, _MAX_DROPOUT = 750, 0.5
+
+
+def n_epochs(n_samples, batch_size):
+    """Return as many epochs as make 1,000 batches, at least 20."""
+    return max(_MIN_EPOCHS, math.ceil(_MIN_BATCHES / math.ceil(n_samples / batch_size)))
+
+
+def gini_batch_weight(K):
+    """Return the weight of GiniBatch, whose gradient shrinks like 1 / K, as its value for codewords in even use."""
+    return max(1.0, K / _PLAIN_CODEWORDS)
+
+
+def dropout(n_units, n_samples, batch_size):
+    """Return the share of units to drop; none where all samples fit into a batch.
+
+    Dropping a share r of n units adds noise of variance r / (1 - r) / n to their mean: here 1 / 750, whatever n is.
+    """
+    return 0.0 if n_samples <= batch_size else min(_MAX_DROPOUT, n_units / (n_units + _NOISE_UNITS))
