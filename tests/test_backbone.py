@@ -195,3 +195,26 @@ def test_a_frozen_backbone_stays_as_it_is_until_a_warm_start_trains_it_too(image
     assert clf.n_iter_ == 4
     for name, parameter in clf.backbone_.named_parameters():
         assert not torch.equal(parameter, backbone.get_parameter(name))
+
+
+def test_images_may_be_of_any_numbers(images):
+    X, _, y, _ = images
+    pixels = (X * 16).astype(np.uint8)
+    codes = [
+        make_classifier(max_iter=1).fit(a, y).encode(a[:9]) for a in (pixels, pixels * 1.0, pixels * np.float32(1))
+    ]
+    assert_array_equal(codes[0], codes[2])
+    assert_array_equal(codes[1], codes[2])
+
+
+def test_the_mode_of_the_users_module_decides_nothing(images):
+    X, _, y, _ = images
+    fits = []
+    for training in (True, False):
+        backbone = make_backbone(dropout=0.5).train(training)
+        clf = make_classifier(backbone=backbone, supervision=0.5, max_iter=1, warm_start=True)
+        for learn in (clf.fit, clf.fit, clf.partial_fit):
+            learn(X, y)
+            assert not any(module.training for module in clf.backbone_.modules())
+        fits.append(clf)
+    assert fits[0].loss_curve_ == fits[1].loss_curve_

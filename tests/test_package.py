@@ -1,7 +1,9 @@
 """What importing costs, and what each half imports."""
 
 import ast
+import inspect
 import os
+import re
 import subprocess
 import sys
 from importlib import metadata
@@ -112,3 +114,19 @@ def test_imports_are_seen_wherever_and_however_they_stand(tmp_path):
 @pytest.mark.parametrize("module", ["metrics", "product_quantizer", "neighbors", "_device", "_search.index"])
 def test_searching_starts_without_torch(module):
     assert "torch" not in run(f"import skdpq.{module}; {LOADED}")
+
+
+def documented_defaults(cls):
+    """Return the defaults that a docstring gives for its parameters."""
+    parameters = cls.__doc__.split("Attributes\n")[0]
+    found = re.findall(r"^    (\w.*) : .*default=(.+)$", parameters, flags=re.MULTILINE)
+    return {name: ast.literal_eval(value) for names, value in found for name in names.split(", ")}
+
+
+@pytest.mark.parametrize("name", sorted(name for name in skdpq.__all__ if name[0].isupper()))
+def test_documented_defaults_are_those_of_the_signature(name):
+    cls = getattr(skdpq, name)
+    documented = documented_defaults(cls)
+    if name == "DPQClassifier":  # documents what differs from the transformer
+        documented = documented_defaults(skdpq.DPQTransformer) | documented
+    assert documented == {p.name: p.default for p in inspect.signature(cls).parameters.values()}

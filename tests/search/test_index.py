@@ -1,6 +1,7 @@
 """CodeIndex: searches equal brute force bit for bit, and updates equal a dict."""
 
 import copy
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -363,6 +364,24 @@ def test_ids_are_not_given_again_after_their_removal():
     assert index.ids.tolist() == [0, 1, 3]
     index = index.remove(index.ids).add([[0]])
     assert index.ids.tolist() == [4]
+
+
+@given(sizes=st.lists(st.integers(1, 40), max_size=12))
+def test_each_segment_has_more_than_twice_the_items_of_the_next(sizes):
+    index, codebooks = CodeIndex(np.zeros((2, 4, 1))), np.arange(8).reshape(2, 4, 1)
+    for i, size in enumerate(sizes):
+        index = index.add(np.full((size, 2), i % 4))
+    lengths = [len(segment.ids) for segment in index.segments]
+    assert sum(lengths) == sum(sizes)
+    assert all(length > 2 * following for length, following in pairwise(lengths))
+    assert {array.dtype for array in (index.codebooks, index.with_codebooks(codebooks).codebooks)} == {np.dtype("f4")}
+
+
+def test_a_large_segment_is_shared_by_the_index_that_a_small_addition_makes():
+    index = CodeIndex(np.zeros((2, 4, 1))).add(np.zeros((40, 2), int))
+    added = index.add(np.ones((9, 2), int))
+    assert added.segments[0] is index.segments[0]
+    assert [len(segment.ids) for segment in added.add(np.ones((12, 2), int)).segments] == [61]
 
 
 def test_results_follow_ids_not_the_order_of_adding():
