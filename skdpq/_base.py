@@ -14,12 +14,7 @@ from sklearn.callback import CallbackSupportMixin, with_callbacks
 from sklearn.utils import check_random_state, compute_class_weight
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.multiclass import check_classification_targets
-from sklearn.utils.validation import (
-    check_consistent_length,
-    check_is_fitted,
-    column_or_1d,
-    validate_data,
-)
+from sklearn.utils.validation import check_consistent_length, check_is_fitted, column_or_1d, validate_data
 
 from ._atomic import all_or_nothing
 from ._codes import code_dtype
@@ -32,13 +27,14 @@ from ._learning.losses import SUPERVISED
 from ._learning.network import DPQNetwork
 from ._learning.projection import Projection, learn_projection
 from ._learning.samples import (
-    NO_CLASSES,
     Samples,
     check_labels,
     check_weights,
+    classes_to_come,
     fits_in_memory,
     hold_out,
     weigh,
+    weigh_classes,
 )
 from ._learning.step import Objective, make_step
 from ._learning.training import Learner, Settings, seeded_globally, train, train_one_pass
@@ -191,7 +187,7 @@ class BaseDPQ(CallbackSupportMixin, QuantizerMixin, BaseEstimator):
         resume = self.warm_start and hasattr(self, "parameters_")
         X, y, sample_weight = self._check_samples(X, y, sample_weight, reset=True)
         validate = self._check_validation(X_val, y_val, y)
-        classes, samples = self._check_classes(X, y, sample_weight)
+        classes, samples = weigh_classes(X, y, sample_weight, self.class_weight)
         random_state, generator = self._random()
 
         if resume:
@@ -260,7 +256,10 @@ class BaseDPQ(CallbackSupportMixin, QuantizerMixin, BaseEstimator):
         """
         resume = hasattr(self, "parameters_")
         X, y, sample_weight = self._check_samples(X, y, sample_weight, reset=not resume)
-        classes = self._check_classes_to_come(classes, y, resume)
+        if self.class_weight == "balanced":
+            raise ValueError('class_weight="balanced" needs all samples: expected a dict or None for partial_fit.')
+        earlier = self.classes_ if resume else None
+        classes = classes_to_come(classes, y, earlier, required=is_classifier(self))
         if resume and X.shape[1:] != self.input_shape_:
             raise ValueError(f"Expected samples of shape {self.input_shape_}, got {X.shape[1:]}.")
         _, generator = self._random()
@@ -363,41 +362,6 @@ class BaseDPQ(CallbackSupportMixin, QuantizerMixin, BaseEstimator):
         _check_layer_sizes(self.part_layer_sizes, "part_layer_sizes")
         check_device(self.device)
         return X, None if self.supervision == 0 else y, check_weights(sample_weight, X)
-
-    def _check_classes(self, X, y, sample_weight):
-        """Return the classes, and the samples of positive weight, with their class indices and weights."""
-        if y is None:
-            return NO_CLASSES, weigh(X, None, sample_weight, NO_CLASSES, None)
-        classes = np.unique(y)
-        class_weight = compute_class_weight(self.class_weight, classes=classes, y=y, sample_weight=sample_weight)
-        samples = weigh(X, y, sample_weight, classes, class_weight)
-        present = np.unique(samples.y[samples.weight > 0])
-        if len(present) < 2:
-            raise ValueError(
-                f"{type(self).__name__} needs samples of at least 2 classes with positive weight; "
-                f"the data contain only one class: {classes[present[0]]!r}."
-            )
-        return classes, samples
-
-    def _check_classes_to_come(self, classes, y, resume):
-        """Return the classes of all calls of `partial_fit`."""
-        if self.class_weight == "balanced":
-            raise ValueError('class_weight="balanced" needs all samples: expected a dict or None for partial_fit.')
-        if y is None:
-            classes = NO_CLASSES
-        elif classes is not None:
-            classes = np.unique(column_or_1d(classes))
-        elif resume:
-            return self.classes_
-        elif is_classifier(self):
-            raise ValueError("classes must be passed on the first call to partial_fit.")
-        else:
-            classes = np.unique(y)
-        if resume and not np.array_equal(classes, self.classes_):
-            raise ValueError(f"Expected the classes of the first call, {self.classes_}, got {classes}.")
-        if len(classes) == 1:
-            raise ValueError(f"{type(self).__name__} needs at least 2 classes, got only one class: {classes}.")
-        return classes
 
     def _check_validation(self, X_val, y_val, y):
         """Return whether to validate, by the parameter and by what `fit` was given."""

@@ -8,7 +8,8 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from sklearn.model_selection import train_test_split
-from sklearn.utils.validation import _check_sample_weight
+from sklearn.utils import compute_class_weight
+from sklearn.utils.validation import _check_sample_weight, column_or_1d
 
 IN_MEMORY_BYTES = 2**28  # of float32 up to which all samples are converted at once: 256 MB
 NO_CLASSES = np.array([], dtype=np.int64)
@@ -78,6 +79,83 @@ def weigh(X, y, sample_weight, classes, class_weight):
         return Samples(X, np.zeros(len(X), dtype=np.int64), sample_weight, sample_weight).present()
     y = np.searchsorted(classes, y)
     return Samples(X, y, sample_weight, sample_weight * class_weight[y]).present()
+
+
+def weigh_classes(X, y, sample_weight, class_weight):
+    """Return the classes of labels, and the samples of positive weight.
+
+    Parameters
+    ----------
+    X, y, sample_weight : ndarray of shape (n, ...), (n,), (n,)
+        As for `weigh`.
+    class_weight : dict, "balanced" or None
+        Weights of the classes, as scikit-learn takes them.
+
+    Returns
+    -------
+    classes : ndarray of shape (n_classes,)
+        Sorted labels; none without y.
+    samples : Samples
+        See `Samples.present`.
+
+    Raises
+    ------
+    ValueError
+        If fewer than two classes have a sample of positive weight.
+    """
+    if y is None:
+        return NO_CLASSES, weigh(X, None, sample_weight, NO_CLASSES, None)
+    classes = np.unique(y)
+    class_weight = compute_class_weight(class_weight, classes=classes, y=y, sample_weight=sample_weight)
+    samples = weigh(X, y, sample_weight, classes, class_weight)
+    present = np.unique(samples.y[samples.weight > 0])
+    if len(present) < 2:
+        raise ValueError(
+            "Expected samples of at least 2 classes with positive weight; "
+            f"the data contain only one class: {classes[present[0]]!r}."
+        )
+    return classes, samples
+
+
+def classes_to_come(classes, y, earlier, required):
+    """Return the classes of all calls of `partial_fit`.
+
+    Parameters
+    ----------
+    classes : array-like of shape (n_classes,) or None
+        All labels, as given to this call.
+    y : ndarray of shape (n,) or None
+        Labels of this call.
+    earlier : ndarray of shape (n_classes,) or None
+        What the first call returned; None at the first call.
+    required : bool
+        Whether the first call must be given `classes`, instead of taking the labels that it sees.
+
+    Returns
+    -------
+    classes : ndarray of shape (n_classes,)
+        Sorted labels; none without y.
+
+    Raises
+    ------
+    ValueError
+        If they are missing, fewer than two, or others than those of the first call.
+    """
+    if y is None:
+        classes = NO_CLASSES
+    elif classes is not None:
+        classes = np.unique(column_or_1d(classes))
+    elif earlier is not None:
+        return earlier
+    elif required:
+        raise ValueError("classes must be passed on the first call to partial_fit.")
+    else:
+        classes = np.unique(y)
+    if earlier is not None and not np.array_equal(classes, earlier):
+        raise ValueError(f"Expected the classes of the first call, {earlier}, got {classes}.")
+    if len(classes) == 1:
+        raise ValueError(f"Expected at least 2 classes, got only one class: {classes}.")
+    return classes
 
 
 def hold_out(samples, fraction, random_state):
