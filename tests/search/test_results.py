@@ -76,3 +76,11 @@ def test_an_item_does_not_find_itself():
     )
     assert ids.tolist() == [7, 6, 5, 5, 6]
     assert distances.tolist() == [0, 2, 1, 0, 2]
+
+
+def test_what_does_not_fit_an_item_is_dropped_within_bounds():
+    # an item that none of the results is, as k others are at distance zero and have lower ids
+    results = np.zeros(3, np.float32), np.array([1, 2, 3])
+    arguments = np.array([0]), np.array([9]), np.array([0, 3]), *results, np.array([0, 2])
+    for function in (without_self, without_self.py_func):  # only the latter checks bounds
+        assert function(*arguments)[1].tolist() == [1, 2]
