@@ -20,6 +20,7 @@ from ._atomic import all_or_nothing
 from ._codes import code_dtype
 from ._device import check_device
 from ._learning import auto
+from ._learning.base_network import from_arrays, learn_base_network
 from ._learning.batches import make_batches
 from ._learning.inference import infer
 from ._learning.inputs import Inputs, learn_scaling, no_scaling, output_width
@@ -51,11 +52,12 @@ class BaseDPQ(CallbackSupportMixin, QuantizerMixin, BaseEstimator):
         "D": [Interval(Integral, 1, None, closed="left"), None],
         "hidden_layer_sizes": ["array-like"],
         "part_layer_sizes": ["array-like"],
+        "trunk_input": [StrOptions({"auto", "features", "posterior"})],
         "backbone": [torch.nn.Module, None],
         "augment": [callable, None],
         "intra_norm": ["boolean"],
         "dropout": [Interval(Real, 0, 1, closed="left"), StrOptions({"auto"})],
-        "label_smoothing": [Interval(Real, 0, 1, closed="left")],
+        "label_smoothing": [Interval(Real, 0, 1, closed="left"), StrOptions({"auto"})],
         "softmax_soft_weight": [Interval(Real, 0, None, closed="left")],
         "softmax_hard_weight": [Interval(Real, 0, None, closed="left")],
         "joint_central_weight": [Interval(Real, 0, None, closed="left")],
@@ -86,11 +88,12 @@ class BaseDPQ(CallbackSupportMixin, QuantizerMixin, BaseEstimator):
         *,
         hidden_layer_sizes=(256,),
         part_layer_sizes=(64,),
+        trunk_input="auto",
         backbone=None,
         augment=None,
         intra_norm=False,
         dropout="auto",
-        label_smoothing=0.1,
+        label_smoothing="auto",
         softmax_soft_weight=1.0,
         softmax_hard_weight=1.0,
         joint_central_weight=0.5,
@@ -117,6 +120,7 @@ class BaseDPQ(CallbackSupportMixin, QuantizerMixin, BaseEstimator):
         self.D = D
         self.hidden_layer_sizes = hidden_layer_sizes
         self.part_layer_sizes = part_layer_sizes
+        self.trunk_input = trunk_input
         self.backbone = backbone
         self.augment = augment
         self.intra_norm = intra_norm
@@ -195,14 +199,17 @@ class BaseDPQ(CallbackSupportMixin, QuantizerMixin, BaseEstimator):
         else:
             self._start(samples.X, classes)
             self._learn_scaling(samples)
-        network = self._start_network(samples.X, generator, resume)
-        callbacks = FitCallbacks(self, network, samples, classes[samples.y] if len(classes) else None)
         held_out, kept = None, samples
         if validate:
             held_out, kept = self._hold_out(samples, X_val, y_val, sample_weight_val, random_state)
+        if not resume and self._reads_posterior(classes):
+            self._learn_base_network(kept, generator)
+        network = self._start_network(samples.X, generator, resume)
+        callbacks = FitCallbacks(self, network, samples, classes[samples.y] if len(classes) else None)
         backbone = self._detach_fixed_backbone(len(kept.X), network, resume)
         callbacks.backbone = backbone
-        batches, projection = self._start_training(kept, backbone, network, generator)
+        draws_labels = self.base_network_ is not None
+        batches, projection = self._start_training(kept, backbone, network, generator, draws_labels)
         if held_out is not None:
             held_out = self._with_units(held_out, backbone, network).tensors(*self._placement(network))
 
@@ -432,7 +439,7 @@ class BaseDPQ(CallbackSupportMixin, QuantizerMixin, BaseEstimator):
         self.backbone_ = copy.deepcopy(self.backbone)
         n_units = X.shape[1] if self.backbone is None else output_width(self.backbone_, X)
         self.architecture_ = self._architecture(n_units)
-        self.projection_ = self.projection_bias_ = None
+        self.projection_ = self.projection_bias_ = self.base_network_ = None
 
     def _learn_scaling(self, samples, resume=False):
         """Learn mean and standard deviation of the features, or `resume` to refine them; not with a backbone."""
@@ -443,6 +450,24 @@ class BaseDPQ(CallbackSupportMixin, QuantizerMixin, BaseEstimator):
             scaling = no_scaling()
         for name, value in scaling.items():
             setattr(self, name, value)
+
+    def _reads_posterior(self, classes):
+        """Return whether the trunk is to read the class posterior; ValueError where it cannot, but was asked to."""
+        possible = self.supervision == 1 and len(classes) > 0 and self.backbone is None and self.augment is None
+        if self.trunk_input == "posterior" and not possible:
+            raise ValueError(
+                'trunk_input="posterior" needs labels: expected y, supervision=1, backbone=None and augment=None.'
+            )
+        return possible and (
+            self.trunk_input == "posterior" or (self.trunk_input == "auto" and auto.reads_posterior(len(classes)))
+        )
+
+    def _learn_base_network(self, samples, generator):
+        """Learn the base network, whose units become the input of the trunk."""
+        inputs, _, device = Inputs(self.mean_, self.scale_), None, check_device(self.device)
+        network = learn_base_network(samples, len(self.classes_), self.batch_size, inputs, device, generator)
+        self.base_network_ = network.arrays()
+        self.architecture_ = self._architecture(network.n_classes)
 
     def _start_network(self, X, generator, resume, dtype=None):
         """Return the network on its device: initialized, or `resume` as it was fitted."""
@@ -472,16 +497,16 @@ class BaseDPQ(CallbackSupportMixin, QuantizerMixin, BaseEstimator):
         fixed, network.backbone = network.backbone, None
         return fixed
 
-    def _start_training(self, samples, backbone, network, generator):
+    def _start_training(self, samples, backbone, network, generator, draws_labels=False):
         """Return the batches of samples, or of the units of a fixed backbone, and what projects their features."""
         samples = self._with_units(samples, backbone, network)
         projection = self._start_projection(samples, network, generator)
-        return make_batches(samples, self.batch_size, *self._placement(network)), projection
+        return make_batches(samples, self.batch_size, *self._placement(network), draws_labels), projection
 
     def _step(self, network, batches, generator, projection):
         return self._make_step(
             network,
-            Objective(self._loss_weights(network), self.label_smoothing, projection),
+            Objective(self._loss_weights(network), self._label_smoothing(), projection),
             weight_decay=self.weight_decay,
             batch_size=min(self.batch_size, len(batches)),
             generator=generator,
@@ -491,9 +516,12 @@ class BaseDPQ(CallbackSupportMixin, QuantizerMixin, BaseEstimator):
         """Return samples with the units of a fixed backbone in the place of X; without one, as they are."""
         return samples._replace(X=Inputs(None, None, backbone).units(samples.X, network.codebooks.device))
 
+    def _inputs(self):
+        return Inputs(self.mean_, self.scale_, base=from_arrays(self.base_network_))
+
     def _placement(self, network):
         """Return how samples are converted for a network, to which dtype and device."""
-        return Inputs(self.mean_, self.scale_), network.codebooks.dtype, network.codebooks.device
+        return self._inputs(), network.codebooks.dtype, network.codebooks.device
 
     def _start_projection(self, samples, network, generator):
         """Return what projects the samples' own features, learned at the first call; None if labels alone supervise."""
@@ -518,6 +546,11 @@ class BaseDPQ(CallbackSupportMixin, QuantizerMixin, BaseEstimator):
         if self.gini_batch_weight == "auto":
             weights["gini_batch"] = auto.gini_batch_weight(self.K)
         return weights | {name: share * weights[name] for name in SUPERVISED} | {"preservation": 1 - share}
+
+    def _label_smoothing(self):
+        if self.label_smoothing != "auto":
+            return self.label_smoothing
+        return auto.label_smoothing(draws_labels=self.base_network_ is not None)
 
     def _dropout(self, n_samples):
         if self.dropout != "auto":
@@ -558,10 +591,10 @@ class BaseDPQ(CallbackSupportMixin, QuantizerMixin, BaseEstimator):
         backbone = self.backbone_ if device.type == "cpu" else copy.deepcopy(self.backbone_)
         if backbone is not None:
             backbone.to(device).eval()
-        convert = Inputs(self.mean_, self.scale_).convert
+        to_tensor = self._inputs().tensor
         result = np.empty((len(X), width), dtype)
         for rows in printed_blocks(len(X), self.verbose):
-            if not infer(parameters, X[rows], convert, result[rows], backbone):
+            if not infer(parameters, X[rows], to_tensor, result[rows], backbone):
                 raise ValueError("Expected X within the range of the training data, got values too large for it.")
         return result
 

@@ -23,7 +23,7 @@ class DPQClassifier(ClassifierMixin, BaseDPQ):
     ----------
     M, K, D : int
         Number of parts (default 8), of codewords a part (default 256), and width of a codeword (default 16).
-    hidden_layer_sizes, part_layer_sizes, backbone, augment, intra_norm, dropout, label_smoothing, \
+    hidden_layer_sizes, part_layer_sizes, trunk_input, backbone, augment, intra_norm, dropout, label_smoothing, \
 softmax_soft_weight, softmax_hard_weight, joint_central_weight, gini_batch_weight, gini_sample_weight, learning_rate, \
 weight_decay, batch_size, max_iter, tol, early_stopping, validation_fraction, n_iter_no_change, class_weight, \
 warm_start, output, random_state, device, verbose
@@ -81,11 +81,12 @@ input_shape_, n_features_in_, feature_names_in_
         *,
         hidden_layer_sizes=(256,),
         part_layer_sizes=(64,),
+        trunk_input="auto",
         backbone=None,
         augment=None,
         intra_norm=False,
         dropout="auto",
-        label_smoothing=0.1,
+        label_smoothing="auto",
         softmax_soft_weight=1.0,
         softmax_hard_weight=1.0,
         joint_central_weight=0.5,
@@ -114,6 +115,7 @@ input_shape_, n_features_in_, feature_names_in_
             D=D,
             hidden_layer_sizes=hidden_layer_sizes,
             part_layer_sizes=part_layer_sizes,
+            trunk_input=trunk_input,
             backbone=backbone,
             augment=augment,
             intra_norm=intra_norm,

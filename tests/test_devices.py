@@ -53,7 +53,7 @@ def test_all_tensors_of_a_batch_are_on_the_device_of_the_network(source, backbon
     if source is InMemory:
         batches = InMemory(*(tensor.to(META) for tensor in data), 7)
     else:
-        batches = Streamed(*(tensor.numpy() for tensor in data), 7, torch.from_numpy, META)
+        batches = Streamed(*(tensor.numpy() for tensor in data), data[0][0].numel(), 7, torch.from_numpy, META)
     objective = Objective(dict.fromkeys(TERMS, 1.0), label_smoothing=0.1)
     step = make_step(network, objective, weight_decay=0.1, batch_size=7, generator=torch.Generator())
     n_batches = 0

@@ -43,7 +43,7 @@ def test_an_epoch_of_streamed_batches_visits_each_sample_with_weight_once(batch_
     monkeypatch.setattr("skdpq._learning.batches._MIXED_CHUNKS", 4)
     rng = np.random.default_rng(0)
     X, y, weight = np.arange(300.0).reshape(100, 3), np.arange(100), rng.integers(0, 3, 100).astype(float)
-    streamed = Streamed(X, y, weight, batch_size, torch.from_numpy, torch.device("cpu"))
+    streamed = Streamed(X, y, weight, X[0].size, batch_size, torch.from_numpy, torch.device("cpu"))
     kept = np.flatnonzero(weight)
     assert len(streamed) == len(kept)
     orders = []
@@ -79,7 +79,7 @@ def test_each_epoch_in_memory_has_an_order_of_its_own():
 def test_streamed_batches_mix_samples_of_chunks_from_all_over(n_mixed, monkeypatch):
     monkeypatch.setattr("skdpq._learning.batches._MIXED_CHUNKS", n_mixed)
     X = np.broadcast_to(np.arange(64.0)[:, None], (64, 1024))  # a chunk is four such rows
-    streamed = Streamed(X, np.arange(64), np.ones(64), 8, torch.from_numpy, torch.device("cpu"))
+    streamed = Streamed(X, np.arange(64), np.ones(64), X[0].size, 8, torch.from_numpy, torch.device("cpu"))
     generator = torch.Generator().manual_seed(0)
     orders = [np.concatenate([batch[1] for batch in gathered(streamed.epoch(generator))]) for _ in range(2)]
     assert not np.array_equal(*orders)
@@ -101,7 +101,7 @@ def test_chunks_without_weight_are_never_read(n_mixed, monkeypatch):
         read.extend(rows[:, 0] / 3)
         return torch.from_numpy(rows)
 
-    streamed = Streamed(X, np.arange(100), weight, 2, convert, torch.device("cpu"))
+    streamed = Streamed(X, np.arange(100), weight, 3, 2, convert, torch.device("cpu"))
     batches = gathered(streamed.epoch(torch.Generator().manual_seed(0)))
     assert len(streamed) == 4
     assert sorted(np.concatenate([batch[1] for batch in batches])) == [0, 31, 35, 99]

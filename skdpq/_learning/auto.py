@@ -7,6 +7,8 @@ import math
 
 _MIN_BATCHES, _MIN_EPOCHS = 1000, 20
 _PLAIN_CODEWORDS = 64  # up to which the weight of GiniBatch is 1
+_POSTERIOR_CLASSES = 50  # from which the trunk reads their posterior
+_SMOOTHING = 0.1
 _NOISE_UNITS, _MAX_DROPOUT = 750, 0.5
 
 
@@ -26,3 +28,13 @@ def dropout(n_units, n_samples, batch_size):
     Dropping a share r of n units adds noise of variance r / (1 - r) / n to their mean: here 1 / 750, whatever n is.
     """
     return 0.0 if n_samples <= batch_size else min(_MAX_DROPOUT, n_units / (n_units + _NOISE_UNITS))
+
+
+def reads_posterior(n_classes):
+    """Tell whether the trunk reads the class posterior instead of the features."""
+    return n_classes >= _POSTERIOR_CLASSES
+
+
+def label_smoothing(draws_labels):
+    """Return the share of each label that is spread; none of labels that are drawn from a posterior."""
+    return 0.0 if draws_labels else _SMOOTHING

@@ -18,7 +18,7 @@ _CPU_BLOCK_ROWS, _DEVICE_BLOCK_ROWS = 2**11, 2**13  # at most; a backbone may ne
 _WORTH_THREADS_PRODUCTS = 2**26  # multiply-adds
 
 
-def infer(parameters, X, convert, result, backbone=None):
+def infer(parameters, X, to_tensor, result, backbone=None):
     """Write the codes, or soft, of samples to an array.
 
     Parameters
@@ -27,8 +27,8 @@ def infer(parameters, X, convert, result, backbone=None):
         By their names in `DPQNetwork`, on the device that computes.
     X : ndarray of shape (n, ...)
         Samples.
-    convert : callable
-        `convert(rows, out)` writes rows of X to a tensor on the CPU, as the network takes them.
+    to_tensor : callable
+        `to_tensor(rows, dtype)` returns rows of X as a tensor on the CPU, as the network takes them.
     result : ndarray of shape (n, M) or (n, M * D)
         Filled with codes if it holds integers, else with soft (equation 3).
     backbone : Module, default=None
@@ -46,7 +46,7 @@ def infer(parameters, X, convert, result, backbone=None):
     starts = iter(range(0, len(X), size))  # of the blocks that are left, for all threads
 
     def work():
-        return _infer_blocks(parameters, X, convert, result, backbone, starts, size)
+        return _infer_blocks(parameters, X, to_tensor, result, backbone, starts, size)
 
     def work_beside_others(_):
         torch.get_num_threads()  # may set a limit in a new thread, which must not come after ours
@@ -60,7 +60,7 @@ def infer(parameters, X, convert, result, backbone=None):
     return all(run(work_beside_others, range(n_threads), n_threads))
 
 
-def _infer_blocks(parameters, X, convert, result, backbone, starts, size):
+def _infer_blocks(parameters, X, to_tensor, result, backbone, starts, size):
     """Write the codes, or soft, of blocks to an array; return whether their largest logits are finite."""
     device, dtype = parameters["codebooks"].device, parameters["codebooks"].dtype
     soft = result.dtype.kind == "f"
@@ -71,9 +71,7 @@ def _infer_blocks(parameters, X, convert, result, backbone, starts, size):
             rows = X[start : start + size]
             if len(rows) not in blocks:
                 blocks[len(rows)] = (_SoftBlock if soft else _CodesBlock)(parameters, len(rows))
-            x = torch.empty(rows.shape, dtype=dtype)
-            convert(rows, x)
-            x = x.to(device)
+            x = to_tensor(rows, dtype).to(device)
             finite &= blocks[len(rows)].write(x if backbone is None else backbone(x), result[start : start + size])
     return bool(finite)
 

@@ -26,22 +26,34 @@ class Inputs(NamedTuple):
         Mean and standard deviation of the features; None where samples are taken as they are.
     backbone : Module or None
         Computes units outside training.
+    base : BaseNetwork or None
+        Whose units stand for the standardized features.
     """
 
     mean: np.ndarray | None
     scale: np.ndarray | None
     backbone: torch.nn.Module | None = None
+    base: torch.nn.Module | None = None
 
-    def convert(self, X, out):
-        """Write samples, standardized, to a tensor on the CPU.
+    def tensor(self, X, dtype=torch.float32):
+        """Return samples, of any real dtype, as a tensor on the CPU that shares no memory with them."""
+        tensor = torch.empty(X.shape if self.base is None else (len(X), self.base.n_classes), dtype=dtype)
+        for start in range(0, len(X), _BLOCK_SAMPLES):
+            rows = slice(start, start + _BLOCK_SAMPLES)
+            if self.base is None:
+                self._standardize(X[rows], tensor[rows])
+            else:
+                features = torch.empty(X[rows].shape)
+                self._standardize(X[rows], features)
+                tensor[rows] = self.base.units(features)
+        return tensor
 
-        Parameters
-        ----------
-        X : ndarray of shape (n, ...)
-            Samples, of any real dtype.
-        out : Tensor of shape (n, ...)
-            Receives them.
-        """
+    def n_values(self, X):
+        """Return how many values the tensor of samples has."""
+        return X.size if self.base is None else len(X) * self.base.n_classes
+
+    def _standardize(self, X, out):
+        """Write samples, standardized, to a tensor on the CPU."""
         precise = np.float32 if X.dtype in (np.float16, np.float32) else np.float64
         out = out.numpy()
         with np.errstate(over="ignore"):  # logits that are not finite tell of values too large
@@ -53,13 +65,6 @@ class Inputs(NamedTuple):
                 out /= self.scale.astype(precise)
             else:
                 out[...] = (X - self.mean) / self.scale
-
-    def tensor(self, X, dtype=torch.float32):
-        """Return samples as a tensor on the CPU that shares no memory with X."""
-        tensor = torch.empty(X.shape, dtype=dtype)
-        for rows in gen_batches(len(X), _BLOCK_SAMPLES):
-            self.convert(X[rows], tensor[rows])
-        return tensor
 
     def units(self, X, device):
         """Return what the backbone, which is on a device, makes of samples: an array. X itself without a backbone."""

@@ -28,8 +28,8 @@ def make_network(n_units=N_UNITS, *, dtype=torch.float64, **sizes):
     return network.eval()
 
 
-def convert(rows, out):
-    out.copy_(torch.from_numpy(rows))
+def to_tensor(rows, dtype):
+    return torch.from_numpy(rows).to(dtype)
 
 
 def codes_and_soft(network, X, backbone=None):
@@ -37,7 +37,7 @@ def codes_and_soft(network, X, backbone=None):
     M, _, D = network.codebooks.shape
     parameters = dict(network.named_parameters())
     codes, soft = np.empty((len(X), M), np.uint16), np.empty((len(X), M * D), network.arrays()["codebooks"].dtype)
-    finite = [infer(parameters, X, convert, result, backbone) for result in (codes, soft)]
+    finite = [infer(parameters, X, to_tensor, result, backbone) for result in (codes, soft)]
     return codes, soft, finite
 
 
@@ -91,10 +91,10 @@ def test_the_number_of_threads_does_not_change_a_bit():
     X = np.random.default_rng(0).normal(size=(2000, N_UNITS))
     threads = set()
 
-    def convert_and_watch(rows, out):
+    def convert_and_watch(rows, dtype):
         threads.add(threading.get_ident())
         assert torch.get_num_threads() == 1
-        convert(rows, out)
+        return to_tensor(rows, dtype)
 
     parameters = dict(network.named_parameters())
     results = []
@@ -120,11 +120,12 @@ network = DPQNetwork(12, 3, M=8, K=256, D=2, hidden_layer_sizes=(512,), part_lay
 network.initialize(torch.Generator())
 seen = set()
 torch.set_num_threads(2)  # which torch then sets in each new thread at its first call there
-def convert(rows, out):
-    out.copy_(torch.from_numpy(rows))
-    torch.mm(out, out.T)
+def to_tensor(rows, dtype):
+    x = torch.from_numpy(rows).to(dtype)
+    torch.mm(x, x.T)
     seen.add(torch.get_num_threads())
-infer(dict(network.named_parameters()), np.ones((9000, 12)), convert, np.empty((9000, 8), np.uint8))
+    return x
+infer(dict(network.named_parameters()), np.ones((9000, 12)), to_tensor, np.empty((9000, 8), np.uint8))
 assert seen == {1}, seen
 assert torch.get_num_threads() == 2
 """
@@ -143,7 +144,7 @@ def test_a_users_backbone_is_called_from_one_thread_alone():
     X = np.random.default_rng(0).normal(size=(5000, N_UNITS))
     with threadpool_limits(2, user_api="openmp"), pytest.MonkeyPatch.context() as patch:
         patch.setattr(inference, "_WORTH_THREADS_PRODUCTS", 0)
-        infer(dict(network.named_parameters()), X, convert, np.empty((len(X), 4), np.uint8), Watched())
+        infer(dict(network.named_parameters()), X, to_tensor, np.empty((len(X), 4), np.uint8), Watched())
     assert {call[:2] for call in called} == {(threading.get_ident(), 2)}
     assert len(called) > 1
     assert sum(n for *_, n in called) == len(X)
