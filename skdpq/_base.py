@@ -267,6 +267,10 @@ class BaseDPQ(CallbackSupportMixin, QuantizerMixin, BaseEstimator):
             raise ValueError('class_weight="balanced" needs all samples: expected a dict or None for partial_fit.')
         earlier = self.classes_ if resume else None
         classes = classes_to_come(classes, y, earlier, required=is_classifier(self))
+        if self.trunk_input == "posterior" and not resume:
+            raise ValueError(
+                'trunk_input="posterior" needs all samples: expected "auto" or "features" for partial_fit.'
+            )
         if resume and X.shape[1:] != self.input_shape_:
             raise ValueError(f"Expected samples of shape {self.input_shape_}, got {X.shape[1:]}.")
         _, generator = self._random()

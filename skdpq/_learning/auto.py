@@ -7,7 +7,7 @@ import math
 
 _MIN_BATCHES, _MIN_EPOCHS = 1000, 20
 _PLAIN_CODEWORDS = 64  # up to which the weight of GiniBatch is 1
-_POSTERIOR_CLASSES = 50  # from which the trunk reads their posterior
+_POSTERIOR_CLASSES = 20  # from which the trunk reads their posterior
 _SMOOTHING = 0.1
 _NOISE_UNITS, _MAX_DROPOUT = 750, 0.5
 
