@@ -27,6 +27,11 @@ class DPQTransformer(BaseDPQ):
         reads them all.
     part_layer_sizes : array-like of int, default=(64,)
         Widths of the ReLU layers of each part network; ``()`` goes straight from sub-vector to K logits.
+    trunk_input : {"auto", "features", "posterior"}, default="auto"
+        What the trunk reads. ``"posterior"`` first trains a base network, a classifier, by the softmax loss alone; the
+        trunk then reads the square roots of the class posterior that it gives a sample, and each epoch draws the
+        labels from that posterior. ``"auto"`` does so from 20 classes on, unless there is a `backbone`, an `augment`
+        or a `supervision` below 1: codes of many classes are far better for it. `partial_fit` begins with features.
     backbone : torch.nn.Module, default=None
         Learned jointly, in front of the trunk. X may then have any shape that it takes, (n_samples, ...); it must
         return (n_samples, n_units). Training starts from a copy of it, which becomes `backbone_`: the module itself
@@ -41,8 +46,9 @@ class DPQTransformer(BaseDPQ):
         Share of the features, or units of the backbone, that are dropped in training, others for each sample. Of n,
         ``"auto"`` drops n / (n + 750), at most half: then it has about the same effect on a sum of few features as on
         one of many. It drops none where all samples fit into a batch.
-    label_smoothing : float, default=0.1
-        Share of each label that the softmax losses spread evenly over all classes.
+    label_smoothing : float or "auto", default="auto"
+        Share of each label that the softmax losses spread evenly over all classes. ``"auto"`` is 0.1, and 0 where
+        labels are drawn from a posterior.
     softmax_soft_weight, softmax_hard_weight : float, default=1.0
         Weight of the softmax loss on soft and on hard.
     joint_central_weight : float, default=0.5
@@ -102,6 +108,8 @@ class DPQTransformer(BaseDPQ):
         Class labels; none where none supervised.
     class_centers_ : ndarray of shape (n_classes, M * D), float32
         Centers o_i of the Joint Central Loss.
+    base_network_ : dict of str to ndarray, or None
+        Parameters of the base network, where the trunk reads the posterior.
     n_iter_ : int
         Epochs that were run.
     loss_curve_ : dict of str to list of float
