@@ -802,7 +802,7 @@ def _largest_float32(radius):
     if radius < 0:
         return np.float32(-1)
     largest = np.float32(min(radius, 1.0))
-    return np.nextafter(largest, np.float32(-1)) if largest > radius else largest
+    return np.nextafter(largest, np.float32(-1)) if np.float64(largest) > radius else largest
 
 
 def _largest_square(radius):
