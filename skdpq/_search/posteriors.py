@@ -148,7 +148,7 @@ def code_summary(code, classifier, scores):
     The normalizer is what exponentials of how much scores are below the largest are multiplied by. `scores` is (C,),
     float64, to work in.
     """
-    highest = _scores(code, classifier, scores)
+    highest = code_scores(code, classifier, scores)
     top = 0
     while scores[top] < highest:
         top += 1
@@ -159,14 +159,14 @@ def code_summary(code, classifier, scores):
 @njit(nogil=True, cache=True)
 def code_posterior(code, classifier, scores, posterior):
     """Write the posterior of a code, (C,) float32; `scores` is (C,), float64, to work in."""
-    normalizer = 1 / _exponentials(scores, _scores(code, classifier, scores))
+    normalizer = 1 / _exponentials(scores, code_scores(code, classifier, scores))
     for c in range(len(scores)):
         posterior[c] = np.float32(scores[c] * normalizer)
 
 
 @njit(nogil=True, cache=True)
-def _scores(code, classifier, scores):
-    """Write the scores of a code, and return the largest."""
+def code_scores(code, classifier, scores):
+    """Write the scores of a code, (C,) float64, and return the largest."""
     lutc, bias = classifier
     M, C = len(code), len(bias)
     for c in range(C):

@@ -53,8 +53,8 @@ class CodeGroups:
             self._posteriors = np.empty(shape if np.prod(shape) <= KEPT_POSTERIORS else (0, *shape[1:]), np.float32)
             if len(self._posteriors):
                 maxima = np.empty(shape[:2], np.float32)
-                relevance_kernels.fill_blocks(
-                    self._blocks, len(self.counts), 0, shape[0], classifier, maxima, self._posteriors
+                relevance_kernels.fill_posteriors(
+                    self._blocks, len(self.counts), 0, shape[0], classifier, self._posteriors, maxima
                 )
 
     def relevant(self, c):

@@ -18,7 +18,7 @@ from joblib import effective_n_jobs
 
 from .._threads import run
 from .posteriors import KEPT_POSTERIORS, CodeClassifier, code_posteriors
-from .relevance_kernels import Leading, Prepared, fill_blocks, scan_nearest, scan_radius, summarize
+from .relevance_kernels import Leading, Prepared, fill_maxima, fill_posteriors, scan_nearest, scan_radius, summarize
 from .results import concatenate, join, nothing
 from .simd import BLOCK_CODES
 
@@ -248,17 +248,20 @@ def _prepare(segment, classifier, plan):
     keeps = plan.kept_posteriors >= B * C * BLOCK_CODES
     posteriors = np.empty((B if keeps else 0, C, BLOCK_CODES), dtype=np.float32)
     maxima = np.empty((B, C), dtype=np.float32)
+    if not keeps:
+        scales = np.ascontiguousarray(scales[:, rows].reshape(2, B, BLOCK_CODES).transpose(1, 0, 2))
 
     def fill(part):
-        fill_blocks(blocks, n_codes, part.start, part.stop, classifier, maxima, posteriors)
+        if keeps:
+            fill_posteriors(blocks, n_codes, part.start, part.stop, classifier, posteriors, maxima)
+        else:
+            fill_maxima(blocks, scales, part.start, part.stop, classifier, maxima)
 
     run(fill, _parts(B, n_threads), n_threads)
-    lut_of_class = np.empty((0, *classifier.lutc.shape[:2]), dtype=np.float32)
+    lut_of_class = np.ascontiguousarray(classifier.lutc.transpose(2, 0, 1))
     if keeps:  # then scans read nothing else
+        lut_of_class = np.empty((0, *classifier.lutc.shape[:2]), dtype=np.float32)
         blocks, scales = np.empty((0, M, BLOCK_CODES), dtype=blocks.dtype), np.empty((0, 2, BLOCK_CODES))
-    else:
-        lut_of_class = np.ascontiguousarray(classifier.lutc.transpose(2, 0, 1))
-        scales = np.ascontiguousarray(scales[:, rows].reshape(2, B, BLOCK_CODES).transpose(1, 0, 2))
     maxima = np.ascontiguousarray(maxima.T)
     return Prepared(classifier, lut_of_class, order.astype(np.uint32), maxima, posteriors, blocks, scales)
 

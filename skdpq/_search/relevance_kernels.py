@@ -13,14 +13,15 @@ are too many to be kept, a code is bounded in the same way by its own posterior 
 before that of all classes is computed.
 """
 
+import math
 from typing import NamedTuple
 
 import numpy as np
 from numba import njit
 
-from .posteriors import ROW_CODES, CodeClassifier, block_posteriors, code_posterior, code_summary, exp
-from .simd import BLOCK_CODES
-from .topk import drop_far, expand, make_key, merge_found, no_candidates, position_of
+from .posteriors import ROW_CODES, CodeClassifier, block_posteriors, code_posterior, code_scores, code_summary, exp
+from .simd import BLOCK_CODES, bits_float
+from .topk import drop_far, expand, make_key, merge_found, no_candidates, position_of, threshold_of_nearest
 
 _ROUNDING = 2.0**-22  # more than twice the relative error of a float32 number
 _MANY = 16  # codes of a block that are let through; for more, their posteriors are computed for the whole block
@@ -38,7 +39,7 @@ class Prepared(NamedTuple):
     positions : ndarray of shape (n_codes,), uint32
         Position of each code in the segment.
     maxima : ndarray of shape (C, B), float32
-        The largest posterior of each class in each block.
+        The largest posterior of each class in each block, or a little more.
     posteriors : ndarray of shape (B, C, 256), float32
         The posteriors, zero after the last code; (0, C, 256) if they are too many to be kept.
     blocks : ndarray of shape (B, M, 256), uint8 or uint16
@@ -149,35 +150,66 @@ def summarize(blocks, first, classifier, tops, doubts, scales):
 
 
 @njit(nogil=True, cache=True)
-def fill_blocks(blocks, n_codes, first, last, classifier, maxima, posteriors):
-    """Compute the largest posterior of each class in some blocks, and where they are to be kept, all posteriors.
+def fill_posteriors(blocks, n_codes, first, last, classifier, posteriors, maxima):
+    """Compute all posteriors in some blocks, and the largest of each class.
 
     Parameters
     ----------
     blocks : ndarray of shape (B, M, 256)
-        Codes in the order of relevance.
+        Codes.
     n_codes : int
         How many there are.
     first, last : int
         The blocks to look at.
     classifier : CodeClassifier
         What classifies them.
+    posteriors : ndarray of shape (B, C, 256), float32
+        Receives them.
     maxima : ndarray of shape (B, C), float32
         Receives the largest.
-    posteriors : ndarray of shape (B, C, 256), float32
-        Receives all, unless it is (0, C, 256).
     """
     C = len(classifier.bias)
     rows, scores = np.empty((ROW_CODES, C), dtype=np.float32), np.empty(C)
-    scratch = np.empty((C, BLOCK_CODES), dtype=np.float32)
     for b in range(first, last):
-        columns = posteriors[b] if len(posteriors) else scratch
-        block_posteriors(blocks[b], min(BLOCK_CODES, n_codes - b * BLOCK_CODES), classifier, rows, scores, columns)
+        block_posteriors(
+            blocks[b], min(BLOCK_CODES, n_codes - b * BLOCK_CODES), classifier, rows, scores, posteriors[b]
+        )
+        bits = posteriors[b].view(np.uint32)  # whose order is that of numbers that are not negative
         for c in range(C):
-            largest = np.float32(0)
-            for i in range(BLOCK_CODES):
-                largest = max(largest, columns[c, i])
-            maxima[b, c] = largest
+            largest = np.uint32(0)
+            for i in range(BLOCK_CODES):  # vectorizes, as a maximum of floats does not
+                largest = max(largest, bits[c, i])
+            maxima[b, c] = bits_float(largest)
+
+
+@njit(nogil=True, cache=True)
+def fill_maxima(blocks, scales, first, last, classifier, maxima):
+    """Bound the posteriors of each class in some blocks, by one exponential of a class and block.
+
+    Parameters
+    ----------
+    blocks : ndarray of shape (B, M, 256)
+        Codes, the last one up to the end of its block.
+    scales : ndarray of shape (B, 2, 256), float64
+        Their largest scores and normalizers.
+    first, last : int
+        The blocks to look at.
+    classifier : CodeClassifier
+        What classifies them.
+    maxima : ndarray of shape (B, C), float32
+        Receives the bounds.
+    """
+    C = len(classifier.bias)
+    scores, largest = np.empty(C), np.empty(C)
+    for b in range(first, last):
+        largest[:] = -np.inf
+        for i in range(BLOCK_CODES):
+            code_scores(blocks[b, :, i], classifier, scores)
+            highest, log_normalizer = scales[b, 0, i], math.log(scales[b, 1, i])
+            for c in range(C):
+                largest[c] = max(largest[c], scores[c] - highest + log_normalizer)
+        for c in range(C):
+            maxima[b, c] = np.float32(exp(min(largest[c], 0.0)) * (1.0 + _ROUNDING))
 
 
 # Bounds
@@ -238,6 +270,22 @@ def _mark_near(prepared, queries, q, block, threshold, scratch):
         near[n_near] = i
         n_near += _bounded_distance(total[i] + rest * left[i], C) <= threshold
     return n_near
+
+
+@njit(nogil=True, cache=True)
+def _threshold_in_block(segment, prepared, queries, q, block, k, scratch):
+    """Return a distance up to which a block has k items, by a query's most probable classes alone; posteriors not kept.
+
+    It is infinite if the block has fewer.
+    """
+    _mark_near(prepared, queries, q, block, np.float32(np.inf), scratch)
+    n = min(BLOCK_CODES, len(prepared.positions) - block * BLOCK_CODES)
+    counts = np.empty(n, dtype=np.int32)
+    for i in range(n):
+        # Products with more classes are no smaller, but for what the total was rounded up.
+        scratch.distances[i] = _distance(scratch.total[i] * (1.0 - 2.0 * _ROUNDING))
+        counts[i] = segment.counts[prepared.positions[block * BLOCK_CODES + i]]
+    return threshold_of_nearest(scratch.distances[:n], counts, k)
 
 
 # Distances
@@ -358,33 +406,38 @@ def scan_nearest(segment, prepared, queries, chunk_blocks, distances, ids):
     scratch = _no_scratch(prepared)
     total, left = np.empty(B), np.empty(B)
     least = np.empty((n_queries, B), dtype=np.float32)
-    # First each query's own blocks, the most relevant by their bounds, so that its threshold is soon a close one.
-    n_own = min(B, candidates.k // BLOCK_CODES + 1)
+    # First each query's own blocks, the most relevant by their bounds, so that its threshold is soon a close one: where
+    # the codes of a class begin, a block may have but a few of them.
+    n_own = min(B, candidates.k // BLOCK_CODES + 2)
     own = np.empty(n_queries, dtype=np.int64)
     for q in range(n_queries):
         _bound_blocks(prepared, queries, q, total, left, least[q])
         own[q] = min(np.argmin(least[q]), B - n_own)
-        _visit(segment, prepared, queries, q, least[q], candidates, scratch, own[q], own[q] + n_own)
+        if len(prepared.posteriors) == 0:
+            for block in range(own[q], own[q] + n_own):
+                threshold = _threshold_in_block(segment, prepared, queries, q, block, candidates.k, scratch)
+                candidates.thresholds[q] = min(candidates.thresholds[q], threshold)
+        for block in range(own[q], own[q] + n_own):
+            if least[q, block] <= candidates.thresholds[q]:
+                _visit(segment, prepared, queries, q, block, candidates, scratch)
     # Then everything else, chunk by chunk: what one query has brought into the cache, the others find there.
     for start in range(0, B, chunk_blocks):
-        stop = min(start + chunk_blocks, B)
         for q in range(n_queries):
-            _visit(segment, prepared, queries, q, least[q], candidates, scratch, start, min(stop, own[q]))
-            after = max(start, own[q] + n_own)
-            _visit(segment, prepared, queries, q, least[q], candidates, scratch, after, stop)
+            for block in range(start, min(start + chunk_blocks, B)):
+                is_own = own[q] <= block < own[q] + n_own
+                if least[q, block] <= candidates.thresholds[q] and not is_own:
+                    _visit(segment, prepared, queries, q, block, candidates, scratch)
     merge_found(candidates.keys, candidates.n_keys, segment, distances, ids)
 
 
 @njit(nogil=True, cache=True)
-def _visit(segment, prepared, queries, q, least, candidates, scratch, start, stop):
-    """Collect the candidates of a query in the blocks from `start` to `stop`."""
-    for block in range(start, stop):
-        if least[block] <= candidates.thresholds[q]:
-            threshold, n_keys = candidates.thresholds[q], candidates.n_keys[q]
-            n_keys = _collect(prepared, queries, q, block, threshold, scratch, candidates.keys[q], n_keys)
-            candidates.n_keys[q] = n_keys
-            if n_keys > candidates.n_full[q]:
-                drop_far(candidates, q, segment)
+def _visit(segment, prepared, queries, q, block, candidates, scratch):
+    """Collect the candidates of a query in a block."""
+    threshold, n_keys = candidates.thresholds[q], candidates.n_keys[q]
+    n_keys = _collect(prepared, queries, q, block, threshold, scratch, candidates.keys[q], n_keys)
+    candidates.n_keys[q] = n_keys
+    if n_keys > candidates.n_full[q]:
+        drop_far(candidates, q, segment)
 
 
 @njit(nogil=True, cache=True)
