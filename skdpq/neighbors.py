@@ -111,7 +111,7 @@ class DPQNeighbors(CallbackSupportMixin, ClassNamePrefixFeaturesOutMixin, Transf
     By relevance, the distance is the probability that the item is another digit:
 
     >>> from skdpq import DPQTransformer
-    >>> dpq = DPQTransformer(M=4, K=16, max_iter=10, random_state=0)
+    >>> dpq = DPQTransformer(M=4, K=16, random_state=0)
     >>> neighbors = DPQNeighbors(quantizer=dpq, metric="relevance").fit(X[:1500], y[:1500])
     >>> distances, ids = neighbors.kneighbors(X[1500:])
     >>> bool((0 <= distances).all() and (distances <= 1).all())

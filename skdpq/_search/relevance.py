@@ -279,7 +279,7 @@ def _leading(posteriors, plan):
     n_sorted = min(C, n_most + 1)
     columns = np.tile(np.arange(C), (n_queries, 1))
     if n_sorted < C:
-        columns = np.argpartition(posteriors, range(C - n_sorted, C - n_sorted + 1), axis=1)[:, C - n_sorted :]
+        columns = np.argpartition(posteriors, C - n_sorted, axis=1)[:, C - n_sorted :]
     order = np.argsort(-np.take_along_axis(posteriors, columns, axis=1), axis=1)
     classes = np.take_along_axis(columns, order, axis=1)
     shares = np.take_along_axis(posteriors, classes, axis=1)

@@ -5,12 +5,14 @@ and p_d the code's: the sum of float64 products in the order of the classes, rou
 float32 numbers is exact in float64, so no machine can round it otherwise.
 
 What makes them fast only decides which codes need not be looked at. Codes are put in the order of their most probable
-class and of how certain it is, so that a block of 256 codes holds codes of like posteriors; the largest probability of
-each class in a block is known. No posterior of the block has more than that, nor more than one in all. So the query's
-product with any of them is at most what its most probable classes have there, each up to the largest, until one is used
-up. A block whose distance is bounded beyond the k-th found so far is passed over. Where the posteriors of a segment
-are too many to be kept, a code is bounded in the same way by its own posterior at the query's most probable classes,
-before that of all classes is computed.
+class, and of how certain it is. So a block of 256 codes holds codes of like posteriors, and what is known of it, the
+largest probability of each class, tells much. The posteriors of a block have no more than that of a class, and no more
+than one of all. Their largest possible product with the query's goes through the query's classes, the most probable
+first, and gives each as much as the block may have, until one is used up. A block whose distance is so bounded beyond
+the k-th found so far is passed over.
+
+Where the posteriors of a segment are too many to be kept, single codes are bounded in the same way, by their own
+posteriors at the query's most probable classes, before those of all classes are computed.
 """
 
 import math
