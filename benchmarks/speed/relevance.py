@@ -6,8 +6,7 @@ Codes, codebooks and classifier are those of a DPQTransformer, trained here on s
 further samples are the items and the queries. What the network computes of the queries is given, so its time is not
 counted. Before anything is timed, distances are compared with brute force. Then both searches take turns; figures are
 medians of the calls of all turns. "Preparing" is the first search by relevance less a later one: it computes what is
-known of the codes until the database or the classifier changes, and the memory of that is what the process held more
-after it.
+known of the codes until the database or the classifier changes, and takes so much memory.
 
 Times mean something on an idle machine only.
 """
@@ -20,7 +19,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import numpy as np
-from _common import GivenCodebooks, head, interleave, line, machine, make_parser, measured_memory, seconds, seconds_each
+from _common import GivenCodebooks, head, interleave, line, machine, make_parser, seconds, seconds_each
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.frozen import FrozenEstimator
 from sklearn.utils import gen_batches
@@ -109,8 +108,8 @@ def measure(case, options):
         for count in COUNTS:
             search.kneighbors(rows[:count], options.k)  # compiles
     relevance._prepared.clear()
-    with measured_memory() as memory:
-        first = seconds(neighbors["relevance"].kneighbors, rows[:1], options.k)
+    first = seconds(neighbors["relevance"].kneighbors, rows[:1], options.k)
+    n_bytes = sum(array.nbytes for prepared in relevance._prepared.values() for array in prepared[1:])
     check(neighbors["relevance"], rows[:N_CHECKED], options.k)
     n_codes = sum(len(segment.counts) for segment in neighbors["relevance"].index_.segments)
     for count in COUNTS:
@@ -119,7 +118,7 @@ def measure(case, options):
         cells = [f"{1e6 * time / count:.1f}" for time in times.values()]
         cells.append(f"{times['relevance'] / times['euclidean']:.2f}")
         if count == 1:
-            cells += [f"{first - times['relevance']:.3f}", f"{memory.held / 2**20:.0f}"]
+            cells += [f"{first - times['relevance']:.3f}", f"{n_bytes / 2**20:.0f}"]
         print(line(*case[:3], f"{case[3]:,}", f"{n_codes:,}", count, *cells), flush=True)
 
 
