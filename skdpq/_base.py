@@ -9,10 +9,12 @@ from numbers import Integral, Real
 
 import numpy as np
 import torch
+from scipy.special import softmax
 from sklearn.base import BaseEstimator, _fit_context, is_classifier
 from sklearn.callback import CallbackSupportMixin, with_callbacks
-from sklearn.utils import check_random_state, compute_class_weight
+from sklearn.utils import check_random_state, compute_class_weight, gen_batches
 from sklearn.utils._param_validation import Interval, StrOptions
+from sklearn.utils.metaestimators import available_if
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_consistent_length, check_is_fitted, column_or_1d, validate_data
 
@@ -41,6 +43,16 @@ from ._learning.step import Objective, make_step
 from ._learning.training import Learner, Settings, seeded_globally, train, train_one_pass
 from ._progress import FitCallbacks, printed_blocks
 from ._quantizer import QuantizerMixin, compression_ratio
+from ._search.tables import lut_classification
+
+_BLOCK_SCORES = 2**22  # scores of classes at a time: 32 MB
+
+
+def _classifies(estimator):
+    """Tell whether there is a classifier: whether labels supervise, or did."""
+    if hasattr(estimator, "parameters_"):
+        return "classifier.weight" in estimator.parameters_
+    return estimator.supervision > 0
 
 
 class BaseDPQ(CallbackSupportMixin, QuantizerMixin, BaseEstimator):
@@ -344,11 +356,55 @@ class BaseDPQ(CallbackSupportMixin, QuantizerMixin, BaseEstimator):
         M, K, _ = self._codebooks().shape
         return self._compute(X, M, code_dtype(K))
 
+    @available_if(_classifies)
+    def predict_proba_soft(self, X):
+        """Estimate class probabilities from the soft representation; `DPQNeighbors` searches by them.
+
+        Available where labels supervise.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features), or (n_samples, ...) with a backbone
+            Samples.
+
+        Returns
+        -------
+        proba : ndarray of shape (n_samples, n_classes), float32
+            Softmax of the prediction scores of soft, in the order of `classes_`.
+
+        Raises
+        ------
+        NotFittedError
+            If the estimator is not fitted.
+        ValueError
+            If X does not match the data that it was fitted on.
+        """
+        soft = self._soft(X)
+        weight, bias = (self._parameter(f"classifier.{name}").astype(np.float64) for name in ("weight", "bias"))
+        proba = np.empty((len(soft), len(bias)), dtype=np.float32)
+        for rows in gen_batches(len(soft), max(1, _BLOCK_SCORES // len(bias))):
+            proba[rows] = softmax(soft[rows].astype(np.float64) @ weight.T + bias, axis=1)
+        return proba
+
     @property
     def codebooks_(self):
         """Codebooks C_m (M, K, D) that `decode` reads, float32; their rows normalised with ``intra_norm=True``."""
         codebooks = self._codebooks().astype(np.float32, copy=False)
         return _normalize(codebooks) if self.intra_norm else codebooks
+
+    @property
+    def lutc_(self):
+        """Look-up tables LUTC_m (M, K, C) that classify codes (section 3.1.2), float32; not where none supervised.
+
+        They are of the codebooks as trained, whatever `intra_norm` is.
+        """
+        codebooks = self._codebooks()
+        return lut_classification(codebooks, self._classifier("weight")).astype(np.float32, copy=False)
+
+    @property
+    def class_bias_(self):
+        """Bias b (C,) of the scores that `lutc_` adds up to, float32; not where none supervised."""
+        return self._classifier("bias").astype(np.float32, copy=False)
 
     @property
     def class_centers_(self):
@@ -579,6 +635,13 @@ class BaseDPQ(CallbackSupportMixin, QuantizerMixin, BaseEstimator):
     def _parameter(self, name):
         check_is_fitted(self, "parameters_")
         return self.parameters_[name]
+
+    def _classifier(self, name):
+        """Return the weights or the bias of the classifier; AttributeError if there is none."""
+        check_is_fitted(self, "parameters_")
+        if not _classifies(self):
+            raise AttributeError(f"This {type(self).__name__} classifies no codes, as no labels supervised it.")
+        return self._parameter(f"classifier.{name}")
 
     def _soft(self, X):
         """Return soft as the classifier sees it: in the dtype of the parameters, never normalised."""

@@ -2,6 +2,10 @@
 
 A quantizer has `fit(X, y=None)`, `codebooks_` (M, K, D), `encode(X)`, `soft(X)` and `decode(codes)`. This mixin gives
 the rest, from `codebooks_` alone.
+
+A quantizer that classifies codes has three things more, by which `DPQNeighbors(metric="relevance")` searches: `lutc_`
+(M, K, n_classes) and `class_bias_` (n_classes,), whose sums are the scores of a code before the softmax (section
+3.1.2), and `predict_proba_soft(X)`, the class probabilities (n, n_classes) of samples before they are quantized.
 """
 
 import numpy as np

@@ -352,7 +352,7 @@ def score_neighbors(estimator, X, y, metric="mean_average_precision", **kwargs):
     for transformer in transformers:
         X = transformer.transform(X)
 
-    groups = CodeGroups(estimator.codes_, labels, len(classes))
+    groups = CodeGroups(estimator.codes_, labels, len(classes), getattr(estimator, "_classifier", None))
     scores = np.empty(len(targets))
     # The threads share one block of tables at a time, which bounds the memory; sharedmem rules processes out.
     with Parallel(n_jobs=estimator.n_jobs, require="sharedmem") as parallel:

@@ -23,6 +23,7 @@ from ._search.scan_numba import query_blocks
 from .metrics import score_neighbors
 from .product_quantizer import ProductQuantizer
 
+_CLASSIFIES = ("lutc_", "class_bias_", "predict_proba_soft")  # what a quantizer has that classifies codes
 _BLOCK_SAMPLES = 2**14  # represented at a time, and encoded at a time where callbacks want to know
 
 
@@ -32,6 +33,9 @@ class DPQNeighbors(CallbackSupportMixin, ClassNamePrefixFeaturesOutMixin, Transf
     The database is stored as codes and searched through look-up tables (Klein & Wolf [1]_, sections 3.1.3 and 3.1.4).
     Results are exactly those of brute force over the decoded vectors, ordered by (distance, id); what is approximate
     is the representation, not the search.
+
+    With ``metric="relevance"``, which is not in the paper, items are ranked by the probability that they have the
+    query's label instead. It needs a quantizer that classifies codes.
 
     Parameters
     ----------
@@ -44,6 +48,11 @@ class DPQNeighbors(CallbackSupportMixin, ClassNamePrefixFeaturesOutMixin, Transf
         `ProductQuantizer` or your own. It is cloned and fitted on the data; wrapped in scikit-learn's
         `FrozenEstimator`, it is used as it is. ``None`` takes a `DPQTransformer` if `fit` is given labels, else a
         `ProductQuantizer`, with their default parameters: neighbours then approximate Euclidean ones.
+    metric : {"euclidean", "relevance"}, default="euclidean"
+        The distance: between the vectors, or the probability that two labels differ, 0 to 1. The latter is one less
+        the product of the class probabilities of an item, by its code, and of the query, by its soft representation
+        or its code, as `search` says. It is for quantizers that classify codes, `DPQTransformer` and `DPQClassifier`
+        fitted with labels; their `intra_norm` does not matter. May be changed on a fitted estimator.
     search : {"asymmetric", "symmetric"}, default="asymmetric"
         Compare the codes of the database with the soft representation of a query, or with its code. May be changed
         on a fitted estimator.
@@ -98,12 +107,24 @@ class DPQNeighbors(CallbackSupportMixin, ClassNamePrefixFeaturesOutMixin, Transf
     (2, 3)
     >>> neighbors.codes_.shape
     (1797, 8)
+
+    By relevance, the distance is the probability that the item is another digit:
+
+    >>> from skdpq import DPQTransformer
+    >>> dpq = DPQTransformer(M=4, K=16, random_state=0)
+    >>> neighbors = DPQNeighbors(quantizer=dpq, metric="relevance").fit(X[:1500], y[:1500])
+    >>> distances, ids = neighbors.kneighbors(X[1500:])
+    >>> bool((0 <= distances).all() and (distances <= 1).all())
+    True
+    >>> neighbors.score(X[1500:], y[1500:]) > 0.9
+    True
     """
 
     _parameter_constraints: dict = {
         "n_neighbors": [Interval(Integral, 1, None, closed="left")],
         "radius": [Interval(Real, 0, None, closed="both")],
         "quantizer": [HasMethods(["fit", "soft", "encode", "decode"]), None],
+        "metric": [StrOptions({"euclidean", "relevance"})],
         "search": [StrOptions({"asymmetric", "symmetric"})],
         "mode": [StrOptions({"distance", "connectivity"})],
         "random_state": ["random_state"],
@@ -117,6 +138,7 @@ class DPQNeighbors(CallbackSupportMixin, ClassNamePrefixFeaturesOutMixin, Transf
         *,
         radius=1.0,
         quantizer=None,
+        metric="euclidean",
         search="asymmetric",
         mode="distance",
         random_state=None,
@@ -126,6 +148,7 @@ class DPQNeighbors(CallbackSupportMixin, ClassNamePrefixFeaturesOutMixin, Transf
         self.n_neighbors = n_neighbors
         self.radius = radius
         self.quantizer = quantizer
+        self.metric = metric
         self.search = search
         self.mode = mode
         self.random_state = random_state
@@ -155,15 +178,17 @@ class DPQNeighbors(CallbackSupportMixin, ClassNamePrefixFeaturesOutMixin, Transf
         Raises
         ------
         ValueError
-            If the data or a parameter is invalid.
+            If the data or a parameter is invalid, or ``metric="relevance"`` has no quantizer that classifies codes.
         """
         data = {"estimator": self, "X": X, "y": y}
         context = self._init_callback_context(max_subtasks=3).call_on_fit_task_begin(**data)
         search_device(self.device)  # raises before the quantizer is fitted rather than at the first search
+        self._check_metric(y)  # so does this, as far as can be told before
         validate_data(self, X, skip_check_array=True)
         self.quantizer_ = clone(self._choose_quantizer(y))
         with fit_task(context, "fit quantizer", **data) as task:
             self._fit_quantizer(X, y, fit_params, task)
+        self._index_of(CodeIndex(self.quantizer_.codebooks_))  # raises where it does not classify
         # No callback, no blocks: the quantizer encodes X as it likes to.
         told = hasattr(self, "_skl_callbacks") and not issparse(X)
         blocks = list(gen_batches(_num_samples(X), _BLOCK_SAMPLES)) if told else []
@@ -195,7 +220,8 @@ class DPQNeighbors(CallbackSupportMixin, ClassNamePrefixFeaturesOutMixin, Transf
         Raises
         ------
         ValueError
-            If the quantizer is not frozen, or the codes do not fit its codebooks.
+            If the quantizer is not frozen, the codes do not fit its codebooks, or with ``metric="relevance"`` it
+            does not classify codes.
         """
         self._validate_params()
         search_device(self.device)
@@ -210,7 +236,9 @@ class DPQNeighbors(CallbackSupportMixin, ClassNamePrefixFeaturesOutMixin, Transf
             self.__dict__.pop(name, None)
             if hasattr(self.quantizer_, name):
                 setattr(self, name, getattr(self.quantizer_, name))
-        self._store(CodeIndex(self.quantizer_.codebooks_).add(codes), y)
+        index = CodeIndex(self.quantizer_.codebooks_)
+        self._index_of(index)  # raises where it has to classify codes and does not
+        self._store(index.add(codes), y)
 
     def add(self, X, ids=None, y=None):
         """Add samples to the database.
@@ -323,7 +351,7 @@ class DPQNeighbors(CallbackSupportMixin, ClassNamePrefixFeaturesOutMixin, Transf
         Returns
         -------
         neigh_dist : ndarray of shape (n_queries, n_neighbors), float64
-            Euclidean distances, ascending. Only with ``return_distance=True``.
+            Distances as `metric` says, ascending. Only with ``return_distance=True``.
         neigh_ind : ndarray of shape (n_queries, n_neighbors), int64
             Ids of the neighbours, at equal distance in ascending order.
 
@@ -356,7 +384,7 @@ class DPQNeighbors(CallbackSupportMixin, ClassNamePrefixFeaturesOutMixin, Transf
         Returns
         -------
         neigh_dist : ndarray of shape (n_queries, n_neighbors), float64
-            Euclidean distances, ascending. Only with ``return_distance=True``.
+            Distances as `metric` says, ascending. Only with ``return_distance=True``.
         neigh_ind : ndarray of shape (n_queries, n_neighbors), int64
             Ids of the neighbours, at equal distance in ascending order.
 
@@ -373,7 +401,7 @@ class DPQNeighbors(CallbackSupportMixin, ClassNamePrefixFeaturesOutMixin, Transf
         codes = check_codes(codes, M, K)
         k = self._check_n_neighbors(n_neighbors, len(codes))
         distances, neigh_ind = self._index().kneighbors(codes, k, symmetric=True, **self._how())
-        distances = np.sqrt(distances, dtype=np.float64)
+        distances = self._distances(distances)
         return (distances, neigh_ind) if return_distance else neigh_ind
 
     def radius_neighbors(self, X=None, radius=None, return_distance=True, sort_results=False):
@@ -393,7 +421,7 @@ class DPQNeighbors(CallbackSupportMixin, ClassNamePrefixFeaturesOutMixin, Transf
         Returns
         -------
         neigh_dist : ndarray of shape (n_queries,) of ndarray, float64
-            Euclidean distances, ascending. Only with ``return_distance=True``.
+            Distances as `metric` says, ascending. Only with ``return_distance=True``.
         neigh_ind : ndarray of shape (n_queries,) of ndarray, int64
             Ids of the neighbours.
 
@@ -523,7 +551,7 @@ class DPQNeighbors(CallbackSupportMixin, ClassNamePrefixFeaturesOutMixin, Transf
         return score_neighbors(self, X, y)
 
     def query_tables(self, X):
-        """Compute the look-up tables of queries, block by block, as `search` says.
+        """Compute what codes are compared with, block by block, as `metric` and `search` say.
 
         Parameters
         ----------
@@ -534,15 +562,19 @@ class DPQNeighbors(CallbackSupportMixin, ClassNamePrefixFeaturesOutMixin, Transf
         ------
         start : int
             Position of the block's first query in X.
-        tables : ndarray of shape (n_block, M, K), float32
-            Squared distances of each part of the queries to its codewords.
+        tables : ndarray of shape (n_block, M, K) or (n_block, n_classes), float32
+            Look-up tables, the squared distances of each part of the queries to its codewords; with
+            ``metric="relevance"``, class probabilities of the queries.
         """
         check_is_fitted(self)
         self._check_samples(X)
-        start, index = 0, self._index()
+        start, index, symmetric = 0, self._index(), self.search == "symmetric"
         for block in self._blocks(X):
-            for part in query_blocks(len(block), *index.codebooks.shape[:2]):
-                yield start + part.start, index.tables(block[part], self.search == "symmetric")
+            if index.classifier:
+                yield start, index.posteriors(block, symmetric)
+            else:
+                for part in query_blocks(len(block), *index.codebooks.shape[:2]):
+                    yield start + part.start, index.tables(block[part], symmetric)
             start += len(block)
 
     @property
@@ -585,6 +617,17 @@ class DPQNeighbors(CallbackSupportMixin, ClassNamePrefixFeaturesOutMixin, Transf
 
         return DPQTransformer(random_state=self.random_state)
 
+    def _check_metric(self, y):
+        """Raise ValueError if it can be told before the quantizer is fitted that it will not classify codes."""
+        if self.metric == "relevance" and not isinstance(self.quantizer, FrozenEstimator):
+            if y is None:
+                raise ValueError(
+                    'metric="relevance" needs labels: expected y, or quantizer=FrozenEstimator(<fitted quantizer that '
+                    f"classifies codes>), got y=None and quantizer={self.quantizer!r}."
+                )
+            if self.quantizer is not None and not hasattr(self.quantizer, "predict_proba_soft"):
+                raise _no_classifier(self.quantizer)
+
     def _fit_quantizer(self, X, y, fit_params, task):
         if get_config()["enable_metadata_routing"]:
             params = process_routing(self, "fit", **fit_params).quantizer.fit
@@ -622,8 +665,9 @@ class DPQNeighbors(CallbackSupportMixin, ClassNamePrefixFeaturesOutMixin, Transf
             raise
 
     def _blocks(self, X):
-        """Represent queries block by block: by codes for a symmetric search, else by soft."""
-        represent = self.quantizer_.encode if self.search == "symmetric" else self.quantizer_.soft
+        """Represent queries block by block: by codes for a symmetric search, else by soft, or what soft classifies."""
+        asymmetric = "predict_proba_soft" if self.metric == "relevance" else "soft"
+        represent = getattr(self.quantizer_, "encode" if self.search == "symmetric" else asymmetric)
         n_queries = _num_samples(X)
         if n_queries <= _BLOCK_SAMPLES:
             yield represent(X)  # which refuses an X without samples
@@ -632,8 +676,29 @@ class DPQNeighbors(CallbackSupportMixin, ClassNamePrefixFeaturesOutMixin, Transf
                 yield represent(_safe_indexing(X, block))
 
     def _index(self):
-        """Return the database as the quantizer's codebooks are now: `intra_norm` may change after `fit`."""
-        return self.index_.with_codebooks(self.quantizer_.codebooks_)
+        """Return the database as the quantizer's tables are now: `intra_norm` may change after `fit`."""
+        return self._index_of(self.index_.with_codebooks(self.quantizer_.codebooks_))
+
+    def _index_of(self, index):
+        """Return a database as `metric` searches it; raise ValueError where the quantizer does not allow it."""
+        if self.metric == "euclidean":
+            return index
+        if self.metric != "relevance":
+            raise ValueError(f'Expected metric to be "euclidean" or "relevance", got {self.metric!r}.')
+        try:
+            lutc, bias, _ = (getattr(self.quantizer_, name) for name in _CLASSIFIES)
+        except AttributeError as error:
+            raise _no_classifier(self.quantizer_) from error
+        return index.with_classifier(lutc, bias)
+
+    @property
+    def _classifier(self):
+        """What classifies the codes where they are searched by relevance, else None; `score_neighbors` ranks by it."""
+        return self._index().classifier
+
+    def _distances(self, found):
+        """Return distances as users see them: Euclidean ones are found squared."""
+        return found.astype(np.float64) if self.metric == "relevance" else np.sqrt(found, dtype=np.float64)
 
     def _how(self):
         """Return what decides how fast the index searches."""
@@ -649,7 +714,7 @@ class DPQNeighbors(CallbackSupportMixin, ClassNamePrefixFeaturesOutMixin, Transf
             k = self._check_n_neighbors(n_neighbors, _num_samples(X))
             found = [index.kneighbors(block, k, symmetric=symmetric, **how) for block in self._blocks(X)]
             distances, ids = map(np.concatenate, zip(*found, strict=True))
-        return np.sqrt(distances, dtype=np.float64), ids
+        return self._distances(distances), ids
 
     def _check_n_neighbors(self, n_neighbors, n_queries, excluding=False):
         """Raise what scikit-learn's NearestNeighbors raises, word for word."""
@@ -669,7 +734,7 @@ class DPQNeighbors(CallbackSupportMixin, ClassNamePrefixFeaturesOutMixin, Transf
         radius = self.radius if radius is None else radius
         if not isinstance(radius, Real) or np.isnan(radius):
             raise ValueError(f"Expected radius as a real number, got {radius!r}.")
-        limit = _largest_square(float(radius))
+        limit = (_largest_float32 if self.metric == "relevance" else _largest_square)(float(radius))
         index, symmetric, how = self._index(), self.search == "symmetric", self._how()
         if X is None:
             counts, distances, ids = index.all_radius_neighbors(limit, **how)
@@ -677,7 +742,7 @@ class DPQNeighbors(CallbackSupportMixin, ClassNamePrefixFeaturesOutMixin, Transf
             self._check_samples(X)
             found = [index.radius_neighbors(block, limit, symmetric=symmetric, **how) for block in self._blocks(X)]
             counts, distances, ids = map(np.concatenate, zip(*found, strict=True))
-        return np.sqrt(distances, dtype=np.float64), ids, np.concatenate(([0], np.cumsum(counts)))
+        return self._distances(distances), ids, np.concatenate(([0], np.cumsum(counts)))
 
     def _graph(self, mode, distances, ids, indptr):
         data = distances if mode == "distance" else np.ones(len(ids))
@@ -722,6 +787,22 @@ def _is_text(labels):
 def _check_mode(mode):
     if mode not in ("connectivity", "distance"):
         raise ValueError(f'Unsupported mode, must be one of "connectivity", or "distance" but got "{mode}" instead')
+
+
+def _no_classifier(quantizer):
+    """Return the error that a quantizer classifies no codes."""
+    return ValueError(
+        'metric="relevance" needs a quantizer that classifies codes, as DPQTransformer and DPQClassifier do where '
+        f"labels supervise: expected one with {', '.join(_CLASSIFIES)}, got {quantizer!r}."
+    )
+
+
+def _largest_float32(radius):
+    """Return the largest float32 that is at most `radius`, and no larger than one; negative if there is none."""
+    if radius < 0:
+        return np.float32(-1)
+    largest = np.float32(min(radius, 1.0))
+    return np.nextafter(largest, np.float32(-1)) if np.float64(largest) > radius else largest
 
 
 def _largest_square(radius):

@@ -108,6 +108,11 @@ class DPQTransformer(BaseDPQ):
         Class labels; none where none supervised.
     class_centers_ : ndarray of shape (n_classes, M * D), float32
         Centers o_i of the Joint Central Loss.
+    lutc_ : ndarray of shape (M, K, n_classes), float32
+        Look-up tables of the classification of codes (section 3.1.2): the scores of a code are `class_bias_` plus
+        one row of each part. They do not depend on `intra_norm`, and are not there where no labels supervised.
+    class_bias_ : ndarray of shape (n_classes,), float32
+        Bias of the scores; there where `lutc_` is.
     base_network_ : dict of str to ndarray, or None
         Parameters of the base network, where the trunk reads the posterior.
     n_iter_ : int

@@ -239,6 +239,43 @@ def test_predictions_from_codes_need_nothing_else(clf, digits):
     assert_array_equal(clf.decision_function_codes(codes), clf.decision_function(X))
 
 
+def test_tables_of_codes_and_probabilities_of_soft_are_those_of_the_classifier(clf, digits):
+    X_test = digits[1]
+    assert (clf.lutc_.shape, clf.lutc_.dtype, clf.class_bias_.shape, clf.class_bias_.dtype) == (
+        (clf.M, clf.K, 10),
+        np.float32,
+        (10,),
+        np.float32,
+    )
+    codes = clf.encode(X_test)
+    scores = clf.class_bias_ + sum(clf.lutc_[m, codes[:, m]] for m in range(clf.M))
+    assert_allclose(scores, clf.decision_function_codes(codes), rtol=1e-4, atol=1e-5)
+    proba = clf.predict_proba_soft(X_test)
+    assert proba.dtype == np.float32
+    soft = pickle.loads(pickle.dumps(clf)).set_params(representation="soft", intra_norm=True)
+    for same in (clf, soft):
+        assert_allclose(same.predict_proba_soft(X_test), soft.predict_proba(X_test), rtol=1e-4, atol=1e-7)
+        assert_array_equal(same.lutc_, clf.lutc_)
+
+
+def test_where_no_labels_supervise_codes_are_not_classified(digits):
+    X, _, y, _ = digits
+    for dpq in (
+        DPQTransformer(**SMALL, max_iter=1).fit(X),
+        DPQTransformer(**SMALL, max_iter=1, supervision=0).fit(X, y),
+    ):
+        for name in ("lutc_", "class_bias_", "predict_proba_soft"):
+            assert not hasattr(dpq, name)
+            with pytest.raises(AttributeError):
+                getattr(dpq, name)
+    assert not hasattr(DPQTransformer(supervision=0), "predict_proba_soft")
+    for name in ("lutc_", "class_bias_"):
+        with pytest.raises(NotFittedError):
+            getattr(DPQTransformer(), name)
+    with pytest.raises(NotFittedError):
+        DPQTransformer().predict_proba_soft(X)
+
+
 def test_binary_problems_have_scikit_learns_shapes(digits):
     X, _, y, _ = digits
     X, y = X[y < 2], np.array(["no", "yes"])[y[y < 2]]

@@ -19,8 +19,9 @@ from sklearn.model_selection import GridSearchCV
 from sklearn.neighbors import KNeighborsClassifier, KNeighborsTransformer, NearestNeighbors
 from sklearn.pipeline import make_pipeline
 
-from skdpq import DPQNeighbors, DPQTransformer, ProductQuantizer
-from skdpq.metrics import mean_average_precision
+from skdpq import DPQClassifier, DPQNeighbors, DPQTransformer, ProductQuantizer
+from skdpq._search.posteriors import CodeClassifier, code_posteriors
+from skdpq.metrics import mean_average_precision, retrieval_scorer
 
 M = 2
 
@@ -376,6 +377,7 @@ def test_methods_of_an_unfitted_estimator_raise_as_those_of_nearest_neighbors(da
         {"n_neighbors": 0},
         {"n_neighbors": 1.5},
         {"radius": -1},
+        {"metric": "cosine"},
         {"search": "both"},
         {"mode": "x"},
         {"quantizer": NearestNeighbors()},
@@ -808,6 +810,230 @@ def test_score_with_dpq_is_the_mean_average_precision_of_the_distances(digits, d
         np.put_along_axis(matrix, indices, distances, axis=1)
         expected = mean_average_precision(y_queries[:50], y, matrix)
         assert_allclose(ours.score(Q[:50], y_queries[:50]), expected, rtol=1e-12)
+
+
+# Relevance
+
+
+class PosteriorQuantizer(RowQuantizer):
+    """A user's own quantizer that classifies codes: each codeword votes for the class of its row."""
+
+    def fit(self, X, y=None):
+        super().fit(X)
+        self.lutc_ = np.tile(np.eye(3)[y[: self.codebooks_.shape[1]]], (self.M, 1, 1))
+        self.class_bias_ = np.zeros(3)
+        return self
+
+    def predict_proba_soft(self, X):
+        scores = self.lutc_[0][self.encode(X)].sum(axis=1)
+        return np.exp(scores) / np.exp(scores).sum(axis=1, keepdims=True)
+
+
+@pytest.fixture(scope="module")
+def classifying(digits):
+    """A DPQClassifier, trained briefly."""
+    X, _, y, _ = digits
+    return DPQClassifier(M=4, K=16, max_iter=15, random_state=0).fit(X, y)
+
+
+def posteriors(quantizer, codes):
+    return code_posteriors(
+        codes.astype(np.uint8), CodeClassifier(*map(np.float32, (quantizer.lutc_, quantizer.class_bias_)))
+    )
+
+
+def relevance_distances(of_queries, of_codes):
+    """Return one less the products of posteriors, (n_queries, n)."""
+    total = np.zeros((len(of_queries), len(of_codes)))
+    for c in range(of_codes.shape[1]):
+        total += of_queries[:, c, None].astype(np.float64) * of_codes[:, c].astype(np.float64)
+    return np.maximum(0, 1 - total).astype(np.float32).astype(np.float64)
+
+
+@pytest.mark.parametrize("n_jobs", [None, 2])
+@pytest.mark.parametrize("search", ["asymmetric", "symmetric"])
+def test_relevance_is_one_less_the_product_of_posteriors(digits, classifying, search, n_jobs):
+    X, Q, y, _ = digits
+    X, Q = X[:400], Q[:30]
+    ours = DPQNeighbors(quantizer=FrozenEstimator(classifying), metric="relevance", search=search, n_jobs=n_jobs)
+    ours.fit(X, y[:400])
+    of_codes = posteriors(classifying, ours.codes_)
+    of_query_codes = posteriors(classifying, classifying.encode(Q))
+    assert_allclose(of_query_codes, classifying.predict_proba_codes(classifying.encode(Q)), rtol=1e-4)
+    of_queries = of_query_codes if search == "symmetric" else classifying.predict_proba_soft(Q)
+    everything = relevance_distances(of_queries, of_codes)
+    order = np.argsort(everything, axis=1, kind="stable")
+    expected = np.take_along_axis(everything, order, axis=1), order
+    for k in (1, 10, 400):
+        assert_same(ours.kneighbors(Q, k), tuple(part[:, :k] for part in expected))
+    radius = np.median(everything)
+    for distances, ids, row in zip(*ours.radius_neighbors(Q, radius), everything, strict=True):
+        assert_array_equal(np.flatnonzero(row <= radius), np.sort(ids))
+        assert_array_equal(distances, np.sort(row[row <= radius]))
+    graph = ours.kneighbors_graph(Q, 10, mode="distance").toarray()
+    assert_array_equal(np.sort(graph, axis=1)[:, -10:], expected[0][:, :10])
+    assert_array_equal((ours.radius_neighbors_graph(Q, radius).toarray() > 0), everything <= radius)
+    assert_array_equal(ours.transform(Q).toarray(), ours.kneighbors_graph(Q, 6, mode="distance").toarray())
+    if search == "symmetric":
+        assert_same(ours.kneighbors_codes(classifying.encode(Q)), ours.kneighbors(Q))
+    itself = relevance_distances(of_codes, of_codes)
+    np.fill_diagonal(itself, 2)
+    order = np.argsort(itself, axis=1, kind="stable")[:, :10]
+    assert_same(ours.kneighbors(None, 10), (np.take_along_axis(itself, order, axis=1), order))
+    assert_array_equal(ours.radius_neighbors_graph(radius=radius).toarray() > 0, itself <= radius)
+
+
+def test_a_radius_that_is_a_relevance_includes_it(digits, classifying):
+    X, Q, _, _ = digits
+    # by codes, as soft may be rounded otherwise in a batch of another size
+    ours = DPQNeighbors(quantizer=FrozenEstimator(classifying), metric="relevance", search="symmetric").fit(X)
+    distances = ours.kneighbors(Q[:20], len(X))[0]
+    for i, row in enumerate(distances):
+        query, rank = Q[i : i + 1], 50 * i
+        for radius in (row[rank], np.nextafter(row[rank], 0), np.nextafter(row[rank], 2), np.float32(row[rank])):
+            assert_array_equal(ours.radius_neighbors(query, radius)[0][0], row[row <= radius])
+    for radius in (1, 1.5, np.inf):
+        assert len(ours.radius_neighbors(Q[:1], radius)[0][0]) == len(X)
+    with pytest.raises(ValueError, match="real number"):
+        ours.radius_neighbors(Q[:1], np.nan)
+
+
+def test_metric_and_search_may_change_after_fit(digits, classifying):
+    X, Q, y, y_queries = digits
+    ours = DPQNeighbors(quantizer=FrozenEstimator(classifying)).fit(X, y)
+    for metric in ("relevance", "euclidean"):
+        for search in ("symmetric", "asymmetric"):
+            fresh = clone(ours).set_params(metric=metric, search=search).fit(X, y)
+            ours.set_params(metric=metric, search=search)
+            assert_same(ours.kneighbors(Q), fresh.kneighbors(Q))
+            assert ours.score(Q, y_queries) == fresh.score(Q, y_queries)
+    ours.set_params(metric="cosine")
+    with pytest.raises(ValueError, match="Expected metric"):
+        ours.kneighbors(Q)
+
+
+def test_relevance_does_not_depend_on_intra_norm(digits, classifying):
+    X, Q, y, _ = digits
+    quantizer = pickle.loads(pickle.dumps(classifying))
+    ours = DPQNeighbors(quantizer=FrozenEstimator(quantizer), metric="relevance").fit(X, y)
+    for search in ("asymmetric", "symmetric"):
+        found = ours.set_params(search=search).kneighbors(Q), ours.kneighbors()
+        quantizer.set_params(intra_norm=True)
+        assert_same((ours.kneighbors(Q), ours.kneighbors()), found)
+        quantizer.set_params(intra_norm=False)
+
+
+def test_a_frozen_quantizer_that_is_fitted_again_is_noticed(digits, classifying):
+    X, Q, y, _ = digits
+    quantizer = pickle.loads(pickle.dumps(classifying))
+    ours = DPQNeighbors(quantizer=FrozenEstimator(quantizer), metric="relevance").fit(X, y)
+    found = ours.kneighbors(Q)
+    codes = ours.codes_
+    quantizer.partial_fit(X, y)
+    fresh = DPQNeighbors(quantizer=FrozenEstimator(quantizer), metric="relevance").fit_codes(codes)
+    assert_same(ours.kneighbors(Q), fresh.kneighbors(Q))
+    assert not np.array_equal(ours.kneighbors(Q)[0], found[0])
+
+
+@pytest.mark.parametrize("search", ["asymmetric", "symmetric"])
+def test_score_by_relevance_is_the_mean_average_precision_of_the_distances(digits, classifying, search):
+    X, Q, y, y_queries = digits
+    ours = DPQNeighbors(quantizer=FrozenEstimator(classifying), metric="relevance", search=search, n_jobs=2).fit(X, y)
+    distances, indices = ours.kneighbors(Q[:50], len(X))
+    matrix = np.empty_like(distances)
+    np.put_along_axis(matrix, indices, distances, axis=1)
+    expected = mean_average_precision(y_queries[:50], y, matrix)
+    assert_allclose(ours.score(Q[:50], y_queries[:50]), expected, rtol=1e-12)
+    assert ours.score(Q, y_queries) > ours.set_params(metric="euclidean").score(Q, y_queries) - 0.05
+    assert 0.8 < retrieval_scorer("precision_at_k", k=5)(ours.set_params(metric="relevance"), Q, y_queries) <= 1
+
+
+def test_relevance_with_a_quantizer_of_the_users_own(labelled):
+    X, Q, y, y_queries = labelled
+    ours = DPQNeighbors(quantizer=PosteriorQuantizer(), metric="relevance").fit(X, y)
+    of_codes = posteriors(ours.quantizer_, ours.codes_)
+    assert_allclose(of_codes[:, 0] + of_codes[:, 1] + of_codes[:, 2], 1, rtol=1e-6)
+    everything = relevance_distances(ours.quantizer_.predict_proba_soft(Q).astype(np.float32), of_codes)
+    assert_array_equal(ours.kneighbors(Q, 200)[0], np.sort(everything, axis=1))
+    assert ours.score(Q, y_queries) > 0.6
+
+
+def test_labels_decide_the_default_quantizer_of_relevance_too(digits):
+    X, Q, y, _ = digits
+    ours = DPQNeighbors(metric="relevance", random_state=0).fit(X[:300], y[:300])
+    assert type(ours.quantizer_) is DPQTransformer
+    assert (ours.kneighbors(Q)[0] <= 1).all()
+
+
+NO_CLASSIFIER = "needs a quantizer that classifies codes"
+
+
+@pytest.mark.parametrize("y_given", [True, False])
+@pytest.mark.parametrize(
+    "quantizer",
+    [None, ProductQuantizer(M=2, K=4), RowQuantizer(), DPQTransformer(supervision=0), DPQTransformer(max_iter=1)],
+)
+def test_relevance_without_labels_or_classifier_is_refused_before_fitting(labelled, quantizer, y_given):
+    X, _, y, _ = labelled
+    if y_given and (quantizer is None or quantizer.get_params().get("supervision") == 1):
+        return
+    ours = DPQNeighbors(quantizer=quantizer, metric="relevance")
+    with pytest.raises(ValueError, match=NO_CLASSIFIER if y_given else "needs labels"):
+        ours.fit(X * np.nan, y if y_given else None)  # so it comes before all else
+    assert not hasattr(ours, "quantizer_")
+
+
+class TornQuantizer(PosteriorQuantizer):
+    """Turns out to classify nothing when it is fitted."""
+
+    def fit(self, X, y=None):
+        super().fit(X, y)
+        del self.lutc_
+        return self
+
+
+def test_a_quantizer_that_does_not_classify_is_refused_at_each_fit_and_read(labelled):
+    X, Q, y, y_queries = labelled
+    with pytest.raises(ValueError, match=NO_CLASSIFIER):
+        DPQNeighbors(quantizer=TornQuantizer(), metric="relevance").fit(X, y)
+    unsupervised = DPQTransformer(M=2, K=4, max_iter=1, random_state=0).fit(X)
+    for quantizer in (unsupervised, ProductQuantizer(M=2, K=4).fit(X), RowQuantizer().fit(X)):
+        frozen = FrozenEstimator(quantizer)
+        for call in (lambda ours: ours.fit(X, y), lambda ours: ours.fit_codes([[0, 1]])):
+            ours = DPQNeighbors(quantizer=frozen, metric="relevance")
+            with pytest.raises(ValueError, match=NO_CLASSIFIER):
+                call(ours)
+            assert not hasattr(ours, "index_")
+        ours = DPQNeighbors(quantizer=frozen).fit(X, y).set_params(metric="relevance")
+        before = state(ours)
+        for method in (*METHODS, "transform"):
+            with pytest.raises(ValueError, match=NO_CLASSIFIER):
+                getattr(ours, method)(Q)
+        for call in (
+            lambda ours: ours.kneighbors(),
+            lambda ours: ours.kneighbors_codes([[0, 1]]),
+            lambda ours: ours.score(Q, y_queries),
+        ):
+            with pytest.raises(ValueError, match=NO_CLASSIFIER):
+                call(ours)
+        assert state(ours) == before
+
+
+def test_updates_and_pickles_are_searched_by_relevance(digits, classifying):
+    X, Q, y, y_queries = digits
+    frozen = FrozenEstimator(classifying)
+    whole = DPQNeighbors(quantizer=frozen, metric="relevance").fit(X, y)
+    pieces = DPQNeighbors(quantizer=frozen, metric="relevance").fit(X[:900], y[:900])
+    pieces.kneighbors(Q)
+    pieces.add(X[900:1100], y=y[900:1100])
+    pieces.kneighbors(Q)
+    pieces.add_codes(frozen.encode(X[1100:]), y=y[1100:]).add(X[:50], y=y[:50])
+    pieces.remove(np.arange(len(X), len(X) + 50))
+    for ours in (pieces, pickle.loads(pickle.dumps(pieces))):
+        assert_same(ours.kneighbors(Q), whole.kneighbors(Q))
+        assert_same(ours.radius_neighbors(Q, 0.5), whole.radius_neighbors(Q, 0.5))
+        assert_same(ours.kneighbors(), whole.kneighbors())
+        assert ours.score(Q, y_queries) == whole.score(Q, y_queries)
 
 
 # Serving

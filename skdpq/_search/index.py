@@ -2,7 +2,8 @@
 
 `DPQNeighbors` calls it. Exactly means: the squared distance of an item is the float32 sum of its code's entries in the
 query's look-up table, added in the order of the parts, and results come in the order of (distance, id). Every way to
-search returns these, bit for bit; they differ in speed alone.
+search returns these, bit for bit; they differ in speed alone. An index that has a classifier searches by relevance: the
+distance of an item is that of `relevance`, and all else is the same.
 """
 
 import copy
@@ -10,8 +11,9 @@ import copy
 import numpy as np
 
 from .._codes import check_codes, code_dtype
-from . import scan_numba
-from .results import without_self
+from . import relevance, scan_numba
+from .posteriors import check_classifier
+from .results import count_others, without_self
 from .segments import build, distinct_rows, keep, merge
 from .tables import Queries
 
@@ -40,12 +42,15 @@ class CodeIndex:
         The database.
     next_id : int
         The id that the next item gets by default; ids are not given again after their removal.
+    classifier : CodeClassifier or None
+        What classifies the codes, for a search by relevance.
     """
 
     def __init__(self, codebooks):
         self.codebooks = _check_codebooks(codebooks)
         self.segments = ()
         self.next_id = 0
+        self.classifier = None
 
     def __len__(self):
         return sum(len(segment.ids) for segment in self.segments)
@@ -88,6 +93,28 @@ class CodeIndex:
         if codebooks.shape[:2] != self.codebooks.shape[:2]:
             raise ValueError(f"Expected codebooks of shape {self.codebooks.shape[:2]} + (D,), got {codebooks.shape}.")
         return self._replace(codebooks=codebooks)
+
+    def with_classifier(self, lutc, bias):
+        """Return the same database, searched by relevance.
+
+        Parameters
+        ----------
+        lutc : array-like of shape (M, K, C)
+            Look-up tables of the classification of codes (section 3.1.2).
+        bias : array-like of shape (C,)
+            Bias of the classes.
+
+        Returns
+        -------
+        index : CodeIndex
+            A new index.
+
+        Raises
+        ------
+        ValueError
+            If they do not fit the codebooks or each other, or are not finite.
+        """
+        return self._replace(classifier=check_classifier(lutc, bias, *self.codebooks.shape[:2]))
 
     def add(self, codes, ids=None):
         """Return an index with codes added.
@@ -187,7 +214,29 @@ class CodeIndex:
         ValueError
             If the queries are not of the expected shape, codes out of range, or distances beyond float32.
         """
-        return self._queries(queries, symmetric).tables(slice(None))
+        return self._check_queries(queries, symmetric).tables(slice(None))
+
+    def posteriors(self, queries, symmetric):
+        """Compute the posteriors of a block of queries; the index has a classifier.
+
+        Parameters
+        ----------
+        queries : ndarray of shape (n_queries, M) or (n_queries, C)
+            Codes if `symmetric`, else posteriors.
+        symmetric : bool
+            Whether the queries are codes.
+
+        Returns
+        -------
+        posteriors : ndarray of shape (n_queries, C), float32
+            The probability of each class.
+
+        Raises
+        ------
+        ValueError
+            If the queries are not of the expected shape, or codes or probabilities out of range.
+        """
+        return self._check_queries(queries, symmetric).posteriors(slice(None))
 
     def kneighbors(self, queries, k, *, symmetric, n_jobs=None, device=None, plan=None):
         """Find the k nearest items, ordered by (distance, id).
@@ -195,7 +244,7 @@ class CodeIndex:
         Parameters
         ----------
         queries : ndarray of shape (n_queries, M) or (n_queries, M * D)
-            Codes if `symmetric`, else soft representations.
+            Codes if `symmetric`, else soft representations; with a classifier, posteriors (n_queries, C).
         k : int
             Number of neighbors, from 1 to the number of items.
         symmetric : bool
@@ -204,13 +253,13 @@ class CodeIndex:
             Threads, as in joblib.
         device : torch.device, default=None
             Where torch searches instead, to the same result; `n_jobs` does not matter then.
-        plan : scan_numba.Plan or scan_torch.Plan, default=None
+        plan : scan_numba.Plan, relevance.Plan or scan_torch.Plan, default=None
             How the work is shared out, to the same result.
 
         Returns
         -------
         distances : ndarray of shape (n_queries, k), float32
-            Squared distances, ascending.
+            Squared distances, ascending; with a classifier, distances.
         ids : ndarray of shape (n_queries, k), int64
             Ids of the items.
 
@@ -221,12 +270,12 @@ class CodeIndex:
         """
         if not 1 <= k <= len(self):
             raise ValueError(f"Expected k from 1 to {len(self)}, the number of items, got {k}.")
-        queries = self._queries(queries, symmetric)
-        scan, plan = _choose_scan(n_jobs, device, plan)
+        queries = self._check_queries(queries, symmetric)
+        scan, plan = self._choose_scan(n_jobs, device, plan)
         if not symmetric or len(queries) < 2:
             return scan.nearest(self.segments, queries, k, plan)
         codes, rows = distinct_rows(queries.values)
-        distances, ids = scan.nearest(self.segments, Queries(self.codebooks, codes, True), k, plan)
+        distances, ids = scan.nearest(self.segments, self._queries(codes, True), k, plan)
         return distances[rows], ids[rows]
 
     def radius_neighbors(self, queries, threshold, *, symmetric, n_jobs=None, device=None, plan=None):
@@ -234,10 +283,10 @@ class CodeIndex:
 
         Parameters
         ----------
-        queries : ndarray of shape (n_queries, M) or (n_queries, M * D)
-            Codes if `symmetric`, else soft representations.
+        queries : ndarray of shape (n_queries, M), (n_queries, M * D) or (n_queries, C)
+            As for `kneighbors`.
         threshold : float32
-            Largest squared distance to return.
+            Largest squared distance to return; with a classifier, largest distance.
         symmetric : bool
             How to compare.
         n_jobs, device, plan
@@ -252,8 +301,8 @@ class CodeIndex:
         ids : ndarray of shape (n_results,), int64
             Ids of the items.
         """
-        scan, plan = _choose_scan(n_jobs, device, plan)
-        return scan.within_radius(self.segments, self._queries(queries, symmetric), np.float32(threshold), plan)
+        scan, plan = self._choose_scan(n_jobs, device, plan)
+        return scan.within_radius(self.segments, self._check_queries(queries, symmetric), np.float32(threshold), plan)
 
     def all_kneighbors(self, k, *, n_jobs=None, device=None, plan=None):
         """Find the k nearest other items of each item by its code, symmetrically.
@@ -281,8 +330,8 @@ class CodeIndex:
         if not 1 <= k < n:
             raise ValueError(f"Expected k from 1 to {n - 1}, the number of other items, got {k}.")
         codes, code_of_item = distinct_rows(self.codes)
-        scan, plan = _choose_scan(n_jobs, device, plan)
-        distances, ids = scan.nearest(self.segments, Queries(self.codebooks, codes, True), k + 1, plan)
+        scan, plan = self._choose_scan(n_jobs, device, plan)
+        distances, ids = scan.nearest(self.segments, self._queries(codes, True), k + 1, plan)
         starts = np.arange(len(codes) + 1) * (k + 1)
         indptr = np.arange(n + 1) * k
         return tuple(
@@ -306,31 +355,40 @@ class CodeIndex:
             As from `radius_neighbors`; the items in the order of `ids` are the queries.
         """
         codes, code_of_item = distinct_rows(self.codes)
-        scan, plan = _choose_scan(n_jobs, device, plan)
-        queries = Queries(self.codebooks, codes, True)
+        scan, plan = self._choose_scan(n_jobs, device, plan)
+        queries = self._queries(codes, True)
         counts, distances, ids = scan.within_radius(self.segments, queries, np.float32(threshold), plan)
         starts = np.concatenate(([0], np.cumsum(counts)))
-        counts = np.maximum(counts[code_of_item] - 1, 0)  # an item finds itself, unless the threshold is negative
+        item_ids = self.ids
+        # By relevance an item may be farther from itself than the threshold, so that it does not find itself.
+        counts = count_others(code_of_item, item_ids, starts, ids)
         indptr = np.concatenate(([0], np.cumsum(counts)))
-        return counts, *without_self(code_of_item, self.ids, starts, distances, ids, indptr)
+        return counts, *without_self(code_of_item, item_ids, starts, distances, ids, indptr)
 
-    def _queries(self, queries, symmetric):
-        """Return queries that fit the codebooks."""
+    def _check_queries(self, queries, symmetric):
+        """Return queries, as a scan takes them, that fit the codebooks, or the classifier."""
         M, K, D = self.codebooks.shape
         if symmetric:
             queries = check_codes(queries, M, K)
+        elif self.classifier:
+            queries = relevance.check_posteriors(queries, len(self.classifier.bias))
         elif np.shape(queries)[1:] != (M * D,):
             raise ValueError(f"Expected soft representations of shape (n, {M * D}), got {np.shape(queries)}.")
-        return Queries(self.codebooks, queries, symmetric)
+        return self._queries(queries, symmetric)
 
+    def _queries(self, values, symmetric):
+        if self.classifier:
+            return relevance.Queries(self.classifier, values, symmetric)
+        return Queries(self.codebooks, values, symmetric)
 
-def _choose_scan(n_jobs, device, plan):
-    """Return the module that searches, torch's where a device is named, and its plan."""
-    if device is None:
-        return scan_numba, plan._replace(n_jobs=n_jobs) if plan else scan_numba.Plan(n_jobs)
-    from . import scan_torch
+    def _choose_scan(self, n_jobs, device, plan):
+        """Return the module that searches, torch's where a device is named, and its plan."""
+        if device is None:
+            scan = relevance if self.classifier else scan_numba
+            return scan, plan._replace(n_jobs=n_jobs) if plan else scan.Plan(n_jobs)
+        from . import scan_torch
 
-    return scan_torch, plan._replace(device=device) if plan else scan_torch.Plan(device)
+        return scan_torch, plan._replace(device=device) if plan else scan_torch.Plan(device)
 
 
 def _compact(segments):

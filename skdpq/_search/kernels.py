@@ -19,16 +19,7 @@ import numpy as np
 from numba import njit
 
 from .simd import BLOCK_CODES, VECTOR_BYTES, mark_block, mark_queries, trailing_zeros
-from .topk import (
-    expand,
-    keep_nearest,
-    make_key,
-    max_kept,
-    merge_found,
-    n_worth_collecting,
-    position_of,
-    threshold_of_nearest,
-)
+from .topk import drop_far, expand, make_key, merge_found, no_candidates, position_of, threshold_of_nearest
 
 TOGETHER_QUERIES = VECTOR_BYTES  # whose 8-bit sums are formed side by side where there is no SIMD look-up
 _MAX_SUM = 254  # largest 8-bit sum that is not excluded
@@ -82,33 +73,6 @@ class _Queries(NamedTuple):
     n_registers: int
     tables_u8: np.ndarray
     max_sums: np.ndarray
-
-
-class _Candidates(NamedTuple):
-    """The codes found so far for each query of a scan; its arrays change as the scan goes on.
-
-    Attributes
-    ----------
-    k : int
-        Number of neighbors.
-    keys : ndarray of shape (n_queries, n), uint64
-        Keys of the codes (`topk.make_key`).
-    n_keys : ndarray of shape (n_queries,), int64
-        How many keys each query has.
-    n_full : ndarray of shape (n_queries,), int64
-        How many keys each query may have until `_drop_far` is called.
-    n_spare : int
-        How many keys are collected from one such call to the next.
-    thresholds : ndarray of shape (n_queries,), float32
-        The largest distance that one of the k nearest items may have.
-    """
-
-    k: int
-    keys: np.ndarray
-    n_keys: np.ndarray
-    n_full: np.ndarray
-    n_spare: int
-    thresholds: np.ndarray
 
 
 @njit(nogil=True, cache=True)
@@ -280,30 +244,6 @@ def _threshold_in_block(segment, table, block, k):
     return threshold_of_nearest(distances[:n], counts[:n], k)
 
 
-@njit(nogil=True, cache=True, inline="always")
-def _no_candidates(segment, distances):
-    """Return candidates for what may come before the nearest items found in other segments."""
-    n_queries, k = distances.shape
-    n_codes = len(segment.counts)
-    n_spare = n_worth_collecting(k, n_codes, len(segment.ids))
-    keys = np.empty((n_queries, max_kept(k, n_codes) + n_spare + BLOCK_CODES + 1), dtype=np.uint64)
-    n_keys = np.zeros(n_queries, dtype=np.int64)
-    n_full = np.full(n_queries, n_spare)
-    return _Candidates(k, keys, n_keys, n_full, n_spare, distances[:, k - 1].copy())
-
-
-@njit(nogil=True, cache=True, inline="always")
-def _drop_far(candidates, q, segment):
-    """Drop all but the nearest candidates of a query; tell whether its threshold falls."""
-    n_kept, threshold = keep_nearest(candidates.keys[q], candidates.n_keys[q], candidates.k, segment)
-    candidates.n_keys[q] = n_kept
-    candidates.n_full[q] = n_kept + candidates.n_spare
-    falls = threshold < candidates.thresholds[q]
-    if falls:
-        candidates.thresholds[q] = threshold
-    return falls
-
-
 @njit(nogil=True, cache=True)
 def scan_nearest(segment, tables, nearest, n_registers, chunk_blocks, first, last, distances, ids):
     """Find the k nearest items of each query in some blocks of a segment, and merge them with what was found before.
@@ -328,7 +268,7 @@ def scan_nearest(segment, tables, nearest, n_registers, chunk_blocks, first, las
         Their ids, ascending at equal distance; overwritten.
     """
     n_queries, M, _ = tables.shape
-    candidates = _no_candidates(segment, distances)
+    candidates = no_candidates(segment, distances)
     thresholds = candidates.thresholds
     tables_u8 = _aligned_tables((n_queries if n_registers else 1, M, VECTOR_BYTES * max(n_registers, 1)))
     max_sums = np.zeros(n_queries, dtype=np.int64)
@@ -370,7 +310,7 @@ def _visit(segment, queries, candidates, starts, stops, scratch, masks):
             keys, n_keys, n_full = candidates.keys[q], candidates.n_keys[q], candidates.n_full[q]
             block, n_keys = _collect(segment, query, block, stops[q], keys, n_keys, n_full, scratch, masks)
             candidates.n_keys[q] = n_keys
-            if n_keys > n_full and _drop_far(candidates, q, segment) and n_registers:
+            if n_keys > n_full and drop_far(candidates, q, segment) and n_registers:
                 max_sums[q] = quantize(tables[q], nearest[q], candidates.thresholds[q], table_u8)
 
 
@@ -388,7 +328,7 @@ def scan_nearest_together(segment, tables, nearest, first, last, distances, ids)
     """
     n_queries, M, K = tables.shape
     blocks = segment.blocks
-    candidates = _no_candidates(segment, distances)
+    candidates = no_candidates(segment, distances)
     _, keys, n_keys, n_full, _, thresholds = candidates
     tables_u8 = _aligned_tables((M, K, TOGETHER_QUERIES))
     tables_u8[0] = 255  # where there is no query, nothing is let through
@@ -421,7 +361,7 @@ def scan_nearest_together(segment, tables, nearest, first, last, distances, ids)
                 if distance <= thresholds[q]:
                     keys[q, n_keys[q]] = make_key(distance, block * BLOCK_CODES + i)
                     n_keys[q] += 1
-                    if n_keys[q] > n_full[q] and _drop_far(candidates, q, segment):
+                    if n_keys[q] > n_full[q] and drop_far(candidates, q, segment):
                         _quantize_column(tables[q], nearest[q], thresholds[q], column, tables_u8, q)
                         stale = True
     merge_found(keys, n_keys, segment, distances, ids)

@@ -8,10 +8,13 @@ the groups, so the two counts are all that it needs.
 import numpy as np
 from numba import njit
 
+from . import relevance_kernels
 from .kernels import all_distances
+from .posteriors import KEPT_POSTERIORS
 from .segments import build
-from .simd import float_bits
+from .simd import BLOCK_CODES, float_bits
 
+_BLOCK_DISTANCES = 2**24  # of queries that are compared by posteriors at a time: 64 MB
 _DIGIT_BITS = 11  # three passes over 32 bits; as fast as or faster than 8 and 16 from 1,500 to 50,000 codes
 _SHIFTS = (0, 11, 22)
 
@@ -27,6 +30,8 @@ class CodeGroups:
         The items' classes, in ``range(n_classes)``.
     n_classes : int
         Number of classes.
+    classifier : CodeClassifier, default=None
+        What classifies the codes, if they are ranked by relevance.
 
     Attributes
     ----------
@@ -34,7 +39,7 @@ class CodeGroups:
         How many items each stored code has.
     """
 
-    def __init__(self, codes, labels, n_classes):
+    def __init__(self, codes, labels, n_classes, classifier=None):
         segment = build(codes, np.arange(len(codes)))
         self._blocks, self.counts = segment.blocks, segment.counts
         group = np.repeat(np.arange(len(self.counts)), self.counts)
@@ -42,6 +47,15 @@ class CodeGroups:
         # The codes of class c's items are one slice, so counts by (code, class) need never exist for all classes.
         self._by_class = group[np.argsort(labels, kind="stable")]
         self._ends = np.cumsum(np.bincount(labels, minlength=n_classes))
+        self._classifier = classifier
+        if classifier is not None:
+            shape = (len(self._blocks), len(classifier.bias), BLOCK_CODES)
+            self._posteriors = np.empty(shape if np.prod(shape) <= KEPT_POSTERIORS else (0, *shape[1:]), np.float32)
+            if len(self._posteriors):
+                maxima = np.empty(shape[:2], np.float32)
+                relevance_kernels.fill_posteriors(
+                    self._blocks, len(self.counts), 0, shape[0], classifier, self._posteriors, maxima
+                )
 
     def relevant(self, c):
         """Return how many items of class c have each code, an (U,) int64 array."""
@@ -53,8 +67,8 @@ class CodeGroups:
 
         Parameters
         ----------
-        tables : ndarray of shape (q, M, K), float32
-            The queries' look-up tables.
+        tables : ndarray of shape (q, M, K) or (q, C), float32
+            The queries' look-up tables, or with a classifier their posteriors.
         classes : ndarray of shape (q,), int64
             Their classes, -1 for one that no item has: the value is then 0.
         kernel : callable
@@ -64,16 +78,31 @@ class CodeGroups:
         out : ndarray of shape (q,), float64
             Receives the values.
         """
-        for c in np.unique(classes):
-            relevant = self.relevant(c) if c >= 0 else None
-            for i in np.flatnonzero(classes == c):
-                out[i] = 0 if c < 0 else kernel(*self.rank(tables[i], relevant), parameter)
+        # Posteriors that are too many to be kept are computed for as many queries as the memory allows.
+        size = 1 if self._classifier is None else max(1, _BLOCK_DISTANCES // len(self.counts))
+        order = np.argsort(classes, kind="stable")
+        c, relevant = -1, None
+        for start in range(0, len(order), size):
+            queries = order[start : start + size]
+            for i, distances in zip(queries, self._distances(tables[queries]), strict=True):
+                if classes[i] != c:
+                    c = classes[i]
+                    relevant = self.relevant(c)
+                out[i] = 0 if c < 0 else kernel(*tie_groups(distances, self.counts, relevant), parameter)
 
     def rank(self, table, relevant):
-        """Return the tie groups of one query's table (M, K), as `tie_groups` does."""
-        distances = np.empty(len(self.counts), dtype=np.float32)
-        all_distances(table, self._blocks, distances)
-        return tie_groups(distances, self.counts, relevant)
+        """Return the tie groups of one query's table (M, K), or posterior (C,), as `tie_groups` does."""
+        return tie_groups(self._distances(table[None])[0], self.counts, relevant)
+
+    def _distances(self, tables):
+        """Return the distances of all codes from some queries, (q, U) float32."""
+        distances = np.empty((len(tables), len(self.counts)), dtype=np.float32)
+        if self._classifier is None:
+            for table, row in zip(tables, distances, strict=True):
+                all_distances(table, self._blocks, row)
+        else:
+            relevance_kernels.all_distances(tables, self._blocks, self._classifier, self._posteriors, distances)
+        return distances
 
 
 @njit(nogil=True, cache=True)

@@ -64,6 +64,19 @@ def concatenate(found):
 
 
 @njit(nogil=True, cache=True)
+def count_others(query_of_item, item_ids, starts, ids):
+    """Return how many results each item has without itself, (n,) int64; parameters are those of `without_self`."""
+    counts = np.empty(len(item_ids), dtype=np.int64)
+    for item in range(len(item_ids)):
+        start, stop = starts[query_of_item[item]], starts[query_of_item[item] + 1]
+        i = start
+        while i < stop and ids[i] != item_ids[item]:
+            i += 1
+        counts[item] = stop - start - (i < stop)
+    return counts
+
+
+@njit(nogil=True, cache=True)
 def without_self(query_of_item, item_ids, starts, distances, ids, indptr):
     """Copy the results of queries to the items that share them, each item without itself.
 

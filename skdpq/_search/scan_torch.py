@@ -4,6 +4,9 @@
 CPU, so equal distances are equal there too. It keeps the k codes of each query that are first by (distance, lowest
 id): each has an item that comes before all items of any further code, so theirs include the k nearest, which the CPU
 then picks as it does for its own scan. Blocks of queries times blocks of codes bound the memory.
+
+A search by relevance has posteriors of codes in the place of codes. They come from the CPU, as a device's exponential
+function rounds otherwise. Their products with those of the queries are added in float64, class by class.
 """
 
 import weakref
@@ -13,6 +16,8 @@ import numpy as np
 import torch
 from torch.nn.functional import embedding_bag
 
+from .posteriors import KEPT_POSTERIORS, CodeClassifier, code_posteriors
+from .relevance import Queries as RelevanceQueries
 from .results import concatenate, join, merge_nearest, nothing
 from .segments import count_up
 from .tables import check_range, lut_asymmetric
@@ -22,6 +27,7 @@ _POSITION = 2**32 - 1  # the lower half of a key
 _NO_KEY = 2**63 - 1  # larger than any
 
 _stored: dict = {}  # by segment and device
+_stored_posteriors: dict = {}  # the same
 
 
 class Plan(NamedTuple):
@@ -41,6 +47,8 @@ class Plan(NamedTuple):
         Distances at a time that may all be within a radius: positions of 256 MB.
     first_codes : int
         Codes to begin with, all of which are sorted.
+    kept_posteriors : int
+        Entries of the posteriors of a segment's codes that stay on the device, at most: 256 MB.
     """
 
     device: torch.device | None = None
@@ -49,6 +57,7 @@ class Plan(NamedTuple):
     block_candidates: int = 2**21
     block_within: int = 2**24
     first_codes: int = 2**11
+    kept_posteriors: int = KEPT_POSTERIORS
 
 
 def nearest(segments, queries, k, plan):
@@ -58,7 +67,7 @@ def nearest(segments, queries, k, plan):
     ----------
     segments : sequence of Segment
         The database.
-    queries : Queries
+    queries : tables.Queries or relevance.Queries
         The queries.
     k : int
         Number of neighbors.
@@ -68,15 +77,15 @@ def nearest(segments, queries, k, plan):
     Returns
     -------
     distances : ndarray of shape (n_queries, k), float32
-        Squared distances.
+        Squared distances, or those of relevance.
     ids : ndarray of shape (n_queries, k), int64
         Ids of the items.
     """
     distances, ids = nothing(len(queries), k)
-    for block, tables in _blocks_of_tables(queries, k, plan):
+    for block, comparison in _blocks_of_queries(queries, k, plan):
         for segment in segments:
-            stored = _on_device(segment, tables.device)
-            keys = _nearest_codes(stored.codes, tables, min(k, len(stored.codes)), plan)
+            stored = _on_device(segment, comparison.device)
+            keys = _nearest_codes(segment, comparison, min(k, len(stored.codes)), plan)
             lowest_ids = stored.lowest_ids[keys & _POSITION].cpu().numpy()
             found = _items(segment, stored.order, keys.cpu().numpy(), lowest_ids, k)
             merge_nearest(distances[block], ids[block], *found)
@@ -91,36 +100,147 @@ def within_radius(segments, queries, threshold, plan):
     segments, queries, plan
         As for `nearest`.
     threshold : float32
-        Largest squared distance.
+        Largest of these distances.
 
     Returns
     -------
     counts : ndarray of shape (n_queries,), int64
         Results of each query; those of all queries follow one another.
     distances : ndarray of shape (n_results,), float32
-        Squared distances.
+        The distances.
     ids : ndarray of shape (n_results,), int64
         Ids of the items.
     """
     found = []
-    for block, tables in _blocks_of_tables(queries, 1, plan):
-        parts = [part for segment in segments for part in _within(segment, tables, float(threshold), plan)]
+    for block, comparison in _blocks_of_queries(queries, 1, plan):
+        parts = [part for segment in segments for part in _within(segment, comparison, float(threshold), plan)]
         found.append(join(parts, block.stop - block.start))
     return concatenate(found)
 
 
-def _blocks_of_tables(queries, k, plan):
-    """Yield slices of the queries, and their tables on the device."""
-    M, K, _ = queries.codebooks.shape
-    size = max(1, min(plan.block_table_entries // (M * K), plan.block_candidates // k))
+def _blocks_of_queries(queries, k, plan):
+    """Yield slices of the queries, and what compares them with codes on the device."""
     device = torch.empty(0, device=plan.device).device  # "cuda" is the current one of several
-    make_tables = _make_tables if _has_float64(device) else _upload_tables
-    codebooks = torch.tensor(queries.codebooks, device=device)
+    by = _by_posteriors if isinstance(queries, RelevanceQueries) else _by_tables
+    compare, n_entries = by(queries, device, plan)
+    size = max(1, min(plan.block_table_entries // n_entries, plan.block_candidates // k))
     for start in range(0, len(queries), size):
         block = slice(start, min(start + size, len(queries)))
+        yield block, compare(block)
+
+
+def _by_tables(queries, device, plan):
+    """Return a function from a slice of the queries to `_ByTables`, and how many entries a query's tables have."""
+    M, K, _ = queries.codebooks.shape
+    make_tables = _make_tables if _has_float64(device) else _upload_tables
+    codebooks = torch.tensor(queries.codebooks, device=device)
+
+    def compare(block):
         tables = make_tables(queries.codebooks, codebooks, queries.vectors(block))
         check_range(tables.max().item(), M)
-        yield block, tables
+        return _ByTables(tables)
+
+    return compare, M * K
+
+
+def _by_posteriors(queries, device, plan):
+    """Return a function from a slice of the queries to `_ByPosteriors`, and how many entries a posterior has."""
+    if not _has_float64(device):
+        raise ValueError(
+            f'metric="relevance" adds in float64: expected a device that does, or device="cpu", got {str(device)!r}.'
+        )
+
+    def compare(block):
+        posteriors = torch.tensor(queries.posteriors(block), device=device).T.contiguous()
+        return _ByPosteriors(posteriors, queries.classifier, plan.kept_posteriors)
+
+    return compare, len(queries.classifier.bias)
+
+
+class _ByTables(NamedTuple):
+    """Compares codes with look-up tables of queries on the device.
+
+    Attributes
+    ----------
+    tables : tensor of shape (M * K, n_queries), float32
+        Squared distances; a codeword of a part is a row.
+    """
+
+    tables: torch.Tensor
+
+    @property
+    def device(self):
+        """Where the tables are."""
+        return self.tables.device
+
+    @property
+    def n_queries(self):
+        """Number of queries."""
+        return self.tables.shape[1]
+
+    def entries_of_code(self, segment):
+        """Return how many entries a code takes while it is compared."""
+        return max(self.n_queries, segment.blocks.shape[1])
+
+    def distances(self, segment, start, stop):
+        """Return the distances of codes in the order of `_on_device`, (n_codes, n_queries)."""
+        return _distances(_on_device(segment, self.device).codes[start:stop], self.tables)
+
+
+class _ByPosteriors(NamedTuple):
+    """Compares posteriors of codes with those of queries on the device.
+
+    Attributes
+    ----------
+    posteriors : tensor of shape (C, n_queries), float32
+        Posteriors of the queries.
+    classifier : CodeClassifier
+        What classifies the codes.
+    kept : int
+        Entries of the posteriors of a segment's codes that stay on the device, at most.
+    """
+
+    posteriors: torch.Tensor
+    classifier: CodeClassifier
+    kept: int
+
+    @property
+    def device(self):
+        """Where the posteriors are."""
+        return self.posteriors.device
+
+    @property
+    def n_queries(self):
+        """Number of queries."""
+        return self.posteriors.shape[1]
+
+    def entries_of_code(self, segment):
+        """Return how many entries a code takes while it is compared: two numbers in float64, and one in float32."""
+        return max(5 * self.n_queries, len(self.posteriors))
+
+    def distances(self, segment, start, stop):
+        """Return the distances of codes in the order of `_on_device`, (n_codes, n_queries)."""
+        of_codes = self._posteriors_of(segment, start, stop)
+        total = torch.zeros((len(of_codes), self.n_queries), dtype=torch.float64, device=self.device)
+        for c in range(len(self.posteriors)):  # in this order, as on the CPU
+            total += of_codes[:, c, None].double() * self.posteriors[c].double()
+        return total.neg_().add_(1).clamp_(min=0).float()
+
+    def _posteriors_of(self, segment, start, stop):
+        """Return posteriors of codes, which the first search copies to the device, or each one if they are too many."""
+        key, order = (id(segment.blocks), self.device), _on_device(segment, self.device).order
+        if len(order) * len(self.posteriors) > self.kept:
+            return self._upload(segment.codes()[order[start:stop]])
+        classifier, posteriors = _stored_posteriors.get(key, (None, None))
+        if classifier is None or not classifier.same_as(self.classifier):
+            if classifier is None:
+                weakref.finalize(segment.blocks, _stored_posteriors.pop, key, None)
+            posteriors = self._upload(segment.codes()[order])
+            _stored_posteriors[key] = self.classifier, posteriors
+        return posteriors[start:stop]
+
+    def _upload(self, codes):
+        return torch.from_numpy(code_posteriors(codes, self.classifier)).to(self.device)
 
 
 def _has_float64(device):
@@ -204,25 +324,24 @@ def _distances(codes, tables):
     return embedding_bag(rows, tables, mode="sum")
 
 
-def _blocks_of_codes(codes, n_queries, n_first, max_distances):
+def _blocks_of_codes(n_codes, n_first, n_most):
     """Yield where each block of codes starts and stops: `n_first` codes, then as many as came before, within bounds."""
-    n_most = max(1, max_distances // max(n_queries, codes.shape[1]))
     start = 0
-    while start < len(codes):
-        stop = min(start + min(max(start, n_first), n_most), len(codes))
+    while start < n_codes:
+        stop = min(start + max(1, min(max(start, n_first), n_most)), n_codes)
         yield start, stop
         start = stop
 
 
-def _nearest_codes(codes, tables, k, plan):
+def _nearest_codes(segment, comparison, k, plan):
     """Find the k nearest codes of each query; of those at equal distance, the ones that come first.
 
     Parameters
     ----------
-    codes : tensor of shape (n_codes, M)
-        Codes from `_on_device`, at least k.
-    tables : tensor of shape (M * K, n_queries), float32
-        Look-up tables.
+    segment : Segment
+        The codes, at least k.
+    comparison : _ByTables or _ByPosteriors
+        What compares them with the queries.
     k : int
         Number of codes.
     plan : Plan
@@ -233,13 +352,14 @@ def _nearest_codes(codes, tables, k, plan):
     keys : tensor of shape (n_queries, k), int64
         (distance, position) in one word, ascending: no distance is negative, so the bits of one are in its order.
     """
-    n_queries = tables.shape[1]
+    n_queries = comparison.n_queries
     n_most = max(plan.block_candidates, n_queries * k)
-    keys = torch.full((n_queries, k), _NO_KEY, dtype=torch.int64, device=tables.device)
+    keys = torch.full((n_queries, k), _NO_KEY, dtype=torch.int64, device=comparison.device)
     # Of as many codes as came before, about k are nearer than the k nearest of those.
     n_first = min(max(plan.first_codes, k), n_most // n_queries)
-    for start, stop in _blocks_of_codes(codes, n_queries, n_first, plan.block_distances):
-        keys = _keep_nearest(keys, _distances(codes[start:stop], tables).view(torch.int32), start, n_most)
+    n_block = plan.block_distances // comparison.entries_of_code(segment)
+    for start, stop in _blocks_of_codes(len(segment.counts), n_first, n_block):
+        keys = _keep_nearest(keys, comparison.distances(segment, start, stop).view(torch.int32), start, n_most)
     return keys
 
 
@@ -286,13 +406,13 @@ def _items(segment, order, keys, lowest_ids, k):
     return distances, ids
 
 
-def _within(segment, tables, threshold, plan):
+def _within(segment, comparison, threshold, plan):
     """Yield how many items each query finds in each block of codes up to a threshold, their distances and their ids."""
-    codes, _, order = _on_device(segment, tables.device)
+    order, n_queries = _on_device(segment, comparison.device).order, comparison.n_queries
     first_items = segment.first_items()
-    n_queries = tables.shape[1]
-    for start, stop in _blocks_of_codes(codes, n_queries, len(codes), plan.block_within):
-        distances = _distances(codes[start:stop], tables)
+    n_block = plan.block_within // comparison.entries_of_code(segment)
+    for start, stop in _blocks_of_codes(len(order), len(order), n_block):
+        distances = comparison.distances(segment, start, stop)
         query, code = (distances <= threshold).T.nonzero(as_tuple=True)
         distances = distances[code, query].cpu().numpy()
         query, code = query.cpu().numpy(), order[code.cpu().numpy() + start]

@@ -183,3 +183,23 @@ def bits_float(typing_context, bits):
         return builder.bitcast(arguments[0], ir.FloatType())
 
     return types.float32(types.uint32), codegen
+
+
+@intrinsic
+def double_bits(typing_context, x):
+    """Return the bits of a float64."""
+
+    def codegen(context, builder, signature, arguments):
+        return builder.bitcast(arguments[0], _I64)
+
+    return types.uint64(types.float64), codegen
+
+
+@intrinsic
+def bits_double(typing_context, bits):
+    """Return the float64 of bits."""
+
+    def codegen(context, builder, signature, arguments):
+        return builder.bitcast(arguments[0], ir.DoubleType())
+
+    return types.float64(types.uint64), codegen

@@ -5,15 +5,44 @@ above its position in the segment, so that keys sort like distances. A code stan
 are looked at only where distances tie.
 """
 
+from typing import NamedTuple
+
 import numpy as np
 from numba import njit
 
 from .results import merge_nearest
 from .segments import OFFSET_CODES
-from .simd import bits_float, float_bits
+from .simd import BLOCK_CODES, bits_float, float_bits
 
 _SORT_KEYS = 128  # at most so many are sorted by counting
 _BISECTIONS = 12  # leave 1/4096 of the largest distance
+
+
+class Candidates(NamedTuple):
+    """The codes found so far for each query of a scan; its arrays change as the scan goes on.
+
+    Attributes
+    ----------
+    k : int
+        Number of neighbors.
+    keys : ndarray of shape (n_queries, n), uint64
+        Keys of the codes (`topk.make_key`).
+    n_keys : ndarray of shape (n_queries,), int64
+        How many keys each query has.
+    n_full : ndarray of shape (n_queries,), int64
+        How many keys each query may have until `drop_far` is called.
+    n_spare : int
+        How many keys are collected from one such call to the next.
+    thresholds : ndarray of shape (n_queries,), float32
+        The largest distance that one of the k nearest items may have.
+    """
+
+    k: int
+    keys: np.ndarray
+    n_keys: np.ndarray
+    n_full: np.ndarray
+    n_spare: int
+    thresholds: np.ndarray
 
 
 @njit(nogil=True, cache=True)
@@ -243,6 +272,30 @@ def expand(keys, segment, n_most, out_distances, out_ids):
                 n += 1
         i = end
     return n
+
+
+@njit(nogil=True, cache=True, inline="always")
+def no_candidates(segment, distances):
+    """Return candidates for what may come before the nearest items found in other segments."""
+    n_queries, k = distances.shape
+    n_codes = len(segment.counts)
+    n_spare = n_worth_collecting(k, n_codes, len(segment.ids))
+    keys = np.empty((n_queries, max_kept(k, n_codes) + n_spare + BLOCK_CODES + 1), dtype=np.uint64)
+    n_keys = np.zeros(n_queries, dtype=np.int64)
+    n_full = np.full(n_queries, n_spare)
+    return Candidates(k, keys, n_keys, n_full, n_spare, distances[:, k - 1].copy())
+
+
+@njit(nogil=True, cache=True, inline="always")
+def drop_far(candidates, q, segment):
+    """Drop all but the nearest candidates of a query; tell whether its threshold falls."""
+    n_kept, threshold = keep_nearest(candidates.keys[q], candidates.n_keys[q], candidates.k, segment)
+    candidates.n_keys[q] = n_kept
+    candidates.n_full[q] = n_kept + candidates.n_spare
+    falls = threshold < candidates.thresholds[q]
+    if falls:
+        candidates.thresholds[q] = threshold
+    return falls
 
 
 @njit(nogil=True, cache=True)

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.testing import assert_array_equal
 
-from skdpq._search.results import concatenate, join, merge_nearest, nothing, without_self
+from skdpq._search.results import concatenate, count_others, join, merge_nearest, nothing, without_self
 
 seeds = st.integers(0, 2**32 - 1)
 
@@ -84,3 +84,9 @@ def test_what_does_not_fit_an_item_is_dropped_within_bounds():
     arguments = np.array([0]), np.array([9]), np.array([0, 3]), *results, np.array([0, 2])
     for function in (without_self, without_self.py_func):  # only the latter checks bounds
         assert function(*arguments)[1].tolist() == [1, 2]
+
+
+def test_an_item_that_does_not_find_itself_has_no_result_less():
+    # items 5, 6 and 7 share the first query, which finds 6 and 7; item 8 has the second, which finds nothing
+    found = count_others(np.array([0, 0, 0, 1]), np.array([5, 6, 7, 8]), np.array([0, 2, 2]), np.array([7, 6]))
+    assert found.tolist() == [2, 1, 1, 0]

@@ -14,6 +14,9 @@ from numpy.testing import assert_array_equal
 from sklearn.base import clone
 from sklearn.frozen import FrozenEstimator
 from test_index import Problem, all_bits_equal, brute_force, pairs, problems, problems_or_empty, ranking
+from test_relevance import Problem as Relevance
+from test_relevance import pairs as relevance_pairs
+from test_relevance import problems_or_empty as relevance_problems
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from skdpq import DPQNeighbors, ProductQuantizer, _device
@@ -100,6 +103,87 @@ def test_a_device_without_float64_finds_the_same(device, monkeypatch):
         )
         for actual, part in zip(found, expected, strict=True):
             all_bits_equal(actual, part)
+
+
+@pytest.mark.parametrize("device", DEVICES, ids=str)
+@given(with_plans(relevance_problems), st.booleans(), st.sampled_from([0, 10**9]), st.data())
+def test_relevance_is_that_of_the_cpu_bit_for_bit(device, drawn, symmetric, kept, data):
+    problem, plan = drawn
+    queries = problem.queries[symmetric]
+    options = {"symmetric": symmetric, "device": device, "plan": plan._replace(kept_posteriors=kept)}
+    limit = np.float32(data.draw(st.sampled_from([-1, 0.1, 0.9, 1])))
+    calls = [lambda **how: problem.index.radius_neighbors(queries, limit, **how)]
+    if len(problem.codes):
+        k = data.draw(st.integers(1, len(problem.codes)))
+        calls.append(lambda **how: problem.index.kneighbors(queries, k, **how))
+    for call in calls:
+        for actual, expected in zip(call(**options), call(symmetric=symmetric), strict=True):
+            all_bits_equal(actual, expected)
+
+
+@pytest.mark.parametrize("device", DEVICES, ids=str)
+@settings(max_examples=25)
+@given(relevance_pairs, st.data())
+def test_no_item_is_its_own_neighbor_by_relevance(device, problem, data):
+    k, limit = data.draw(st.integers(1, len(problem.codes) - 1)), np.float32(data.draw(st.floats(0, 1)))
+    for name, argument in (("all_kneighbors", k), ("all_radius_neighbors", limit)):
+        search = getattr(problem.index, name)
+        for actual, expected in zip(search(argument, device=device), search(argument), strict=True):
+            all_bits_equal(actual, expected)
+
+
+@pytest.mark.parametrize("device", DEVICES, ids=str)
+def test_a_device_without_float64_refuses_relevance(device, monkeypatch):
+    monkeypatch.setattr(scan_torch, "_has_float64", lambda device: False)
+    problem = Relevance(0, 3, 16, 5, 300, 7, 200, 1.0, 1.0)
+    for symmetric in (False, True):
+        with pytest.raises(ValueError, match="float64"):
+            problem.index.kneighbors(problem.queries[symmetric], 9, symmetric=symmetric, device=device)
+        with pytest.raises(ValueError, match="float64"):
+            problem.index.radius_neighbors(
+                problem.queries[symmetric], np.float32(1), symmetric=symmetric, device=device
+            )
+
+
+@pytest.mark.parametrize("device", DEVICES, ids=str)
+@pytest.mark.parametrize("kept", [0, 10**9])
+def test_memory_is_bounded_by_relevance(device, kept):
+    problem = Relevance(0, 4, 16, 50, 20_000, 300, 20_000, 1.0, 1.0)
+    queries = problem.queries[False]
+    options = {"symmetric": False, "device": device, "plan": Plan(None, 4096, 2**15, 2**12, 2**15, 2**8, kept)}
+    problem.index.kneighbors(queries[:1], 1, **options)  # leaves on the device what stays there
+    for k in (1, 40):
+        with Largest() as largest:
+            problem.index.kneighbors(queries, k, **options)
+        assert largest.n_bytes <= 4 * 2**15  # of 24 MB that all distances are
+    for limit in (0.5, 1):
+        with Largest() as largest:
+            problem.index.radius_neighbors(queries[:40], np.float32(limit), **options)
+        assert largest.n_bytes <= 16 * 2**15
+
+
+@pytest.mark.parametrize("device", DEVICES, ids=str)
+def test_posteriors_are_uploaded_once_and_dropped_with_the_database(device):
+    gc.collect()
+    before = len(scan_torch._stored_posteriors)
+    problem = Relevance(0, 3, 16, 5, 3000, 6, 3000, 1.0, 1.0)
+    index, queries = problem.index, problem.queries[False]
+
+    def search(index):
+        distances, ids = index.kneighbors(queries, 5, symmetric=False, device=device)
+        for actual, expected in zip((distances, ids), index.kneighbors(queries, 5, symmetric=False), strict=True):
+            all_bits_equal(actual, expected)
+
+    search(index)
+    (_, uploaded) = scan_torch._stored_posteriors[id(index.segments[0].blocks), device]
+    search(index.with_classifier(problem.lutc.copy(), problem.bias.copy()))
+    assert scan_torch._stored_posteriors[id(index.segments[0].blocks), device][1] is uploaded
+    search(index.with_classifier(problem.lutc[:, ::-1], problem.bias))
+    search(index)
+    assert len(scan_torch._stored_posteriors) == before + 1
+    del index, problem
+    gc.collect()
+    assert len(scan_torch._stored_posteriors) == before
 
 
 @pytest.mark.parametrize("make_tables", [scan_torch._make_tables, scan_torch._upload_tables])
