@@ -42,8 +42,8 @@ warm_start, output, random_state, device, verbose
     intercept_ : ndarray of shape (n_classes,), or (1,) for two classes
         Its bias b.
     codebooks_, classes_, class_centers_, lutc_, class_bias_, n_iter_, loss_curve_, validation_scores_, \
-compression_ratio_, parameters_, architecture_, backbone_, base_network_, mean_, scale_, projection_, projection_bias_, \
-var_, n_samples_seen_, optimizer_state_, input_shape_, n_features_in_, feature_names_in_
+compression_ratio_, parameters_, architecture_, backbone_, base_network_, mean_, scale_, projection_, \
+projection_bias_, var_, n_samples_seen_, optimizer_state_, input_shape_, n_features_in_, feature_names_in_
         See `DPQTransformer`.
 
     See Also

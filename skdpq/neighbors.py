@@ -49,10 +49,10 @@ class DPQNeighbors(CallbackSupportMixin, ClassNamePrefixFeaturesOutMixin, Transf
         `FrozenEstimator`, it is used as it is. ``None`` takes a `DPQTransformer` if `fit` is given labels, else a
         `ProductQuantizer`, with their default parameters: neighbours then approximate Euclidean ones.
     metric : {"euclidean", "relevance"}, default="euclidean"
-        The distance: between the vectors, or the probability that two labels differ, 0 to 1. The latter is one less
-        the product of the class probabilities of an item, by its code, and of the query, by its soft representation
-        or its code, as `search` says. It is for quantizers that classify codes, `DPQTransformer` and `DPQClassifier`
-        fitted with labels; their `intra_norm` does not matter. May be changed on a fitted estimator.
+        What distances are. ``"relevance"``: the probability that item and query have different labels, 1 - p_q . p_d,
+        from 0 to 1, where p_d are the class probabilities of the item's code, and p_q those of the query's soft
+        representation or code, as `search` says. It needs a quantizer that classifies codes: `DPQTransformer` or
+        `DPQClassifier`, fitted with labels; their `intra_norm` does not matter. May be changed on a fitted estimator.
     search : {"asymmetric", "symmetric"}, default="asymmetric"
         Compare the codes of the database with the soft representation of a query, or with its code. May be changed
         on a fitted estimator.
