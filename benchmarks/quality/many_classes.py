@@ -82,13 +82,7 @@ def measure(M, K, seed, X, y, X_new, y_new, posterior):
     neighbors.set_params(metric="relevance")
     accuracy = (soft.argmax(1) == y_new).mean()
     scores = uncompressed(soft, y_new), *of_index(neighbors, X_new, y_new)
-    yield (
-        "DPQ, relevance (accuracy of soft)",
-        uncompressed(soft, y_new),
-        *of_index(neighbors, X_new, y_new),
-        accuracy,
-        time,
-    )
+    yield "DPQ, relevance (accuracy of soft)", *scores, accuracy, time
 
 
 def of_pq(M, K, seed, X, X_new, y_new):
