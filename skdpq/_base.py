@@ -27,7 +27,7 @@ from ._learning.batches import make_batches
 from ._learning.inference import infer
 from ._learning.inputs import Inputs, learn_scaling, no_scaling, output_width
 from ._learning.losses import SUPERVISED
-from ._learning.network import DPQNetwork
+from ._learning.network import DPQNetwork, check_layer_sizes, make_architecture, restore
 from ._learning.projection import Projection, learn_projection
 from ._learning.samples import (
     Samples,
@@ -36,6 +36,7 @@ from ._learning.samples import (
     classes_to_come,
     fits_in_memory,
     hold_out,
+    validates,
     weigh,
     weigh_classes,
 )
@@ -202,7 +203,7 @@ class BaseDPQ(CallbackSupportMixin, QuantizerMixin, BaseEstimator):
         """
         resume = self.warm_start and hasattr(self, "parameters_")
         X, y, sample_weight = self._check_samples(X, y, sample_weight, reset=True)
-        validate = self._check_validation(X_val, y_val, y)
+        validate = validates(self.early_stopping, X_val, y_val, y, self.supervision)
         classes, samples = weigh_classes(X, y, sample_weight, self.class_weight)
         random_state, generator = self._random()
 
@@ -214,7 +215,7 @@ class BaseDPQ(CallbackSupportMixin, QuantizerMixin, BaseEstimator):
         held_out, kept = None, samples
         if validate:
             held_out, kept = self._hold_out(samples, X_val, y_val, sample_weight_val, random_state)
-        if not resume and self._reads_posterior(classes):
+        if not resume and auto.reads_posterior(self.trunk_input, len(classes), self._unchanged_features()):
             self._learn_base_network(kept, generator)
         network = self._start_network(samples.X, generator, resume)
         callbacks = FitCallbacks(self, network, samples, classes[samples.y] if len(classes) else None)
@@ -425,25 +426,10 @@ class BaseDPQ(CallbackSupportMixin, QuantizerMixin, BaseEstimator):
         else:
             X, y = validate_data(self, X, y, **checks)
             check_classification_targets(y)
-        _check_layer_sizes(self.hidden_layer_sizes, "hidden_layer_sizes")
-        _check_layer_sizes(self.part_layer_sizes, "part_layer_sizes")
+        for name in ("hidden_layer_sizes", "part_layer_sizes"):
+            check_layer_sizes(getattr(self, name), name)
         check_device(self.device)
         return X, None if self.supervision == 0 else y, check_weights(sample_weight, X)
-
-    def _check_validation(self, X_val, y_val, y):
-        """Return whether to validate, by the parameter and by what `fit` was given."""
-        if (X_val is None) != (y_val is None):
-            given, missing = ("X_val", "y_val") if y_val is None else ("y_val", "X_val")
-            raise ValueError(f"{given} is provided, but {missing} was not provided.")
-        if X_val is not None and self.early_stopping is False:
-            raise ValueError('Expected early_stopping="auto" or True with X_val and y_val, got early_stopping=False.')
-        validate = X_val is not None if self.early_stopping == "auto" else self.early_stopping
-        if validate and y is None:
-            raise ValueError(
-                "Validation scores the accuracy of predicted labels: expected y and a supervision above 0 with "
-                f"early_stopping=True or X_val, got {'y=None' if self.supervision else 'supervision=0'}."
-            )
-        return validate
 
     def _hold_out(self, samples, X_val, y_val, sample_weight_val, random_state):
         """Return samples to validate on, given or held out, and those to train on."""
@@ -472,15 +458,8 @@ class BaseDPQ(CallbackSupportMixin, QuantizerMixin, BaseEstimator):
             )
 
     def _architecture(self, n_units):
-        return {
-            "n_units": n_units,
-            "n_classes": len(self.classes_),
-            "M": self.M,
-            "K": self.K,
-            "D": self.D,
-            "hidden_layer_sizes": _check_layer_sizes(self.hidden_layer_sizes, "hidden_layer_sizes"),
-            "part_layer_sizes": _check_layer_sizes(self.part_layer_sizes, "part_layer_sizes"),
-        }
+        sizes = self.hidden_layer_sizes, self.part_layer_sizes
+        return make_architecture(n_units, len(self.classes_), self.M, self.K, self.D, *sizes)
 
     def _random(self):
         """Return the generators of NumPy, which splits, and of torch, which draws all else."""
@@ -511,21 +490,14 @@ class BaseDPQ(CallbackSupportMixin, QuantizerMixin, BaseEstimator):
         for name, value in scaling.items():
             setattr(self, name, value)
 
-    def _reads_posterior(self, classes):
-        """Return whether the trunk is to read the class posterior; ValueError where it cannot, but was asked to."""
-        possible = self.supervision == 1 and len(classes) > 0 and self.backbone is None and self.augment is None
-        if self.trunk_input == "posterior" and not possible:
-            raise ValueError(
-                'trunk_input="posterior" needs labels: expected y, supervision=1, backbone=None and augment=None.'
-            )
-        return possible and (
-            self.trunk_input == "posterior" or (self.trunk_input == "auto" and auto.reads_posterior(len(classes)))
-        )
+    def _unchanged_features(self):
+        """Return whether features are what labels alone are learned from."""
+        return self.supervision == 1 and self.backbone is None and self.augment is None
 
     def _learn_base_network(self, samples, generator):
         """Learn the base network, whose units become the input of the trunk."""
-        inputs, _, device = Inputs(self.mean_, self.scale_), None, check_device(self.device)
-        network = learn_base_network(samples, len(self.classes_), self.batch_size, inputs, device, generator)
+        device = check_device(self.device)
+        network = learn_base_network(samples, len(self.classes_), self.batch_size, self._inputs(), device, generator)
         self.base_network_ = network.arrays()
         self.architecture_ = self._architecture(network.n_classes)
 
@@ -533,12 +505,8 @@ class BaseDPQ(CallbackSupportMixin, QuantizerMixin, BaseEstimator):
         """Return the network on its device: initialized, or `resume` as it was fitted."""
         device = check_device(self.device)
         if resume:
-            network = DPQNetwork(**self.architecture_, dropout=self._dropout(len(X)))
-            network.load_state_dict(
-                {name: torch.from_numpy(a.copy()) for name, a in self.parameters_.items()}, assign=True
-            )
-            network.backbone = copy.deepcopy(self.backbone_)
-            return network.to(device)
+            backbone = copy.deepcopy(self.backbone_)
+            return restore(self.parameters_, self.architecture_, backbone, self._dropout(len(X))).to(device)
         if dtype is None:
             # A problem of one batch costs as little in float64, and is then reproducible to rounding whatever the
             # order or multiplicity of its samples.
@@ -564,9 +532,12 @@ class BaseDPQ(CallbackSupportMixin, QuantizerMixin, BaseEstimator):
         return make_batches(samples, self.batch_size, *self._placement(network), draws_labels), projection
 
     def _step(self, network, batches, generator, projection):
+        smoothing = self.label_smoothing
+        if smoothing == "auto":
+            smoothing = auto.label_smoothing(draws_labels=self.base_network_ is not None)
         return self._make_step(
             network,
-            Objective(self._loss_weights(network), self._label_smoothing(), projection),
+            Objective(self._loss_weights(network), smoothing, projection),
             weight_decay=self.weight_decay,
             batch_size=min(self.batch_size, len(batches)),
             generator=generator,
@@ -606,11 +577,6 @@ class BaseDPQ(CallbackSupportMixin, QuantizerMixin, BaseEstimator):
         if self.gini_batch_weight == "auto":
             weights["gini_batch"] = auto.gini_batch_weight(self.K)
         return weights | {name: share * weights[name] for name in SUPERVISED} | {"preservation": 1 - share}
-
-    def _label_smoothing(self):
-        if self.label_smoothing != "auto":
-            return self.label_smoothing
-        return auto.label_smoothing(draws_labels=self.base_network_ is not None)
 
     def _dropout(self, n_samples):
         if self.dropout != "auto":
@@ -679,10 +645,3 @@ def _normalize(vectors):
     """L2-normalise the last axis, leaving zero vectors as they are (section 4)."""
     norm = np.linalg.norm(vectors, axis=-1, keepdims=True)
     return vectors / np.where(norm > 0, norm, 1)
-
-
-def _check_layer_sizes(sizes, name):
-    sizes = tuple(np.asarray(sizes).ravel().tolist())
-    if not all(isinstance(size, Integral) and size > 0 for size in sizes):
-        raise ValueError(f"{name} must hold positive integers, got {sizes}.")
-    return sizes

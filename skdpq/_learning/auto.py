@@ -30,9 +30,34 @@ def dropout(n_units, n_samples, batch_size):
     return 0.0 if n_samples <= batch_size else min(_MAX_DROPOUT, n_units / (n_units + _NOISE_UNITS))
 
 
-def reads_posterior(n_classes):
-    """Tell whether the trunk reads the class posterior instead of the features."""
-    return n_classes >= _POSTERIOR_CLASSES
+def reads_posterior(trunk_input, n_classes, possible):
+    """Tell whether the trunk reads the class posterior instead of the features.
+
+    Parameters
+    ----------
+    trunk_input : {"auto", "features", "posterior"}
+        What was asked for.
+    n_classes : int
+        Number of classes; 0 without labels.
+    possible : bool
+        Whether there may be a posterior, where there are labels.
+
+    Returns
+    -------
+    reads : bool
+        Whether it does.
+
+    Raises
+    ------
+    ValueError
+        If it is asked for, and cannot be had.
+    """
+    possible = possible and n_classes > 0
+    if trunk_input == "posterior" and not possible:
+        raise ValueError(
+            'trunk_input="posterior" needs labels: expected y, supervision=1, backbone=None and augment=None.'
+        )
+    return possible and (trunk_input == "posterior" or (trunk_input == "auto" and n_classes >= _POSTERIOR_CLASSES))
 
 
 def label_smoothing(draws_labels):

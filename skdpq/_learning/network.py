@@ -5,6 +5,7 @@ Activations of the parts are laid out (M, B, .), so that one batched matrix prod
 """
 
 from itertools import pairwise
+from numbers import Integral
 from typing import NamedTuple
 
 import numpy as np
@@ -208,6 +209,35 @@ class DPQNetwork(nn.Module):
         logits = self.logits(x, generator)
         p, codes = torch.softmax(logits, dim=-1), most_probable(logits)
         return DPQOutput(p, codes, *SoftAndHard.apply(p, codes, self.codebooks))
+
+
+def make_architecture(n_units, n_classes, M, K, D, hidden_layer_sizes, part_layer_sizes):
+    """Return what `DPQNetwork` takes, as a dict; ValueError where a layer's size is no positive integer."""
+    return {
+        "n_units": n_units,
+        "n_classes": n_classes,
+        "M": M,
+        "K": K,
+        "D": D,
+        "hidden_layer_sizes": check_layer_sizes(hidden_layer_sizes, "hidden_layer_sizes"),
+        "part_layer_sizes": check_layer_sizes(part_layer_sizes, "part_layer_sizes"),
+    }
+
+
+def check_layer_sizes(sizes, name):
+    """Return the sizes of layers as a tuple; ValueError where one is no positive integer."""
+    sizes = tuple(np.asarray(sizes).ravel().tolist())
+    if not all(isinstance(size, Integral) and size > 0 for size in sizes):
+        raise ValueError(f"{name} must hold positive integers, got {sizes}.")
+    return sizes
+
+
+def restore(arrays, architecture, backbone, dropout):
+    """Return the network of parameters that were fitted before, which it copies, and of a backbone."""
+    network = DPQNetwork(**architecture, dropout=dropout)
+    network.load_state_dict({name: torch.from_numpy(a.copy()) for name, a in arrays.items()}, assign=True)
+    network.backbone = backbone
+    return network
 
 
 class Activations:

@@ -194,3 +194,41 @@ def check_weights(sample_weight, X):
     return _check_sample_weight(
         sample_weight, X, dtype=np.float64, ensure_non_negative=True, allow_all_zero_weights=False
     )
+
+
+def validates(early_stopping, X_val, y_val, y, supervision):
+    """Tell whether a fit is to validate, by the parameter and by the data that it was given.
+
+    Parameters
+    ----------
+    early_stopping : bool or "auto"
+        The parameter.
+    X_val, y_val : array-like or None
+        Validation data and their labels.
+    y : ndarray of shape (n,) or None
+        Labels that supervise.
+    supervision : float
+        The parameter.
+
+    Returns
+    -------
+    validates : bool
+        Whether it is.
+
+    Raises
+    ------
+    ValueError
+        If these contradict each other.
+    """
+    if (X_val is None) != (y_val is None):
+        given, missing = ("X_val", "y_val") if y_val is None else ("y_val", "X_val")
+        raise ValueError(f"{given} is provided, but {missing} was not provided.")
+    if X_val is not None and early_stopping is False:
+        raise ValueError('Expected early_stopping="auto" or True with X_val and y_val, got early_stopping=False.')
+    validates = X_val is not None if early_stopping == "auto" else early_stopping
+    if validates and y is None:
+        raise ValueError(
+            "Validation scores the accuracy of predicted labels: expected y and a supervision above 0 with "
+            f"early_stopping=True or X_val, got {'y=None' if supervision else 'supervision=0'}."
+        )
+    return validates
