@@ -79,7 +79,7 @@ class BaseDPQ(CallbackSupportMixin, QuantizerMixin, BaseEstimator):
         "gini_sample_weight": [Interval(Real, 0, None, closed="left")],
         "learning_rate": [Interval(Real, 0, None, closed="neither")],
         "weight_decay": [Interval(Real, 0, None, closed="left")],
-        "batch_size": [Interval(Integral, 1, None, closed="left")],
+        "batch_size": [Interval(Integral, 1, None, closed="left"), StrOptions({"auto"})],
         "max_iter": [Interval(Integral, 1, None, closed="left"), StrOptions({"auto"})],
         "tol": [Interval(Real, 0, None, closed="left")],
         "early_stopping": ["boolean", StrOptions({"auto"})],
@@ -115,7 +115,7 @@ class BaseDPQ(CallbackSupportMixin, QuantizerMixin, BaseEstimator):
         gini_sample_weight=0.02,
         learning_rate=3e-3,
         weight_decay=0.2,
-        batch_size=256,
+        batch_size="auto",
         max_iter="auto",
         tol=1e-4,
         early_stopping="auto",
@@ -226,7 +226,7 @@ class BaseDPQ(CallbackSupportMixin, QuantizerMixin, BaseEstimator):
         if held_out is not None:
             held_out = self._with_units(held_out, backbone, network).tensors(*self._placement(network))
 
-        n_epochs = auto.n_epochs(len(batches), self.batch_size) if self.max_iter == "auto" else self.max_iter
+        n_epochs = auto.n_epochs(batches.n_batches, draws_labels) if self.max_iter == "auto" else self.max_iter
         seeded = self._seeded(generator, network)
         with callbacks.begin(n_epochs), seeded, self._step(network, batches, generator, projection) as step:
             settings = Settings(
@@ -497,7 +497,7 @@ class BaseDPQ(CallbackSupportMixin, QuantizerMixin, BaseEstimator):
     def _learn_base_network(self, samples, generator):
         """Learn the base network, whose units become the input of the trunk."""
         device = check_device(self.device)
-        network = learn_base_network(samples, len(self.classes_), self.batch_size, self._inputs(), device, generator)
+        network = learn_base_network(samples, len(self.classes_), self._inputs(), device, generator)
         self.base_network_ = network.arrays()
         self.architecture_ = self._architecture(network.n_classes)
 
@@ -510,7 +510,8 @@ class BaseDPQ(CallbackSupportMixin, QuantizerMixin, BaseEstimator):
         if dtype is None:
             # A problem of one batch costs as little in float64, and is then reproducible to rounding whatever the
             # order or multiplicity of its samples.
-            single = self.backbone is None and len(X) <= self.batch_size and X.dtype not in (np.float16, np.float32)
+            single = self.backbone is None and len(X) <= self._batch_size(len(X))
+            single &= X.dtype not in (np.float16, np.float32)
             dtype = torch.float64 if single and device.type != "mps" else torch.float32
         network = DPQNetwork(**self.architecture_, backbone=self.backbone_, dropout=self._dropout(len(X))).to(dtype)
         network.initialize(generator)
@@ -529,7 +530,8 @@ class BaseDPQ(CallbackSupportMixin, QuantizerMixin, BaseEstimator):
         """Return the batches of samples, or of the units of a fixed backbone, and what projects their features."""
         samples = self._with_units(samples, backbone, network)
         projection = self._start_projection(samples, network, generator)
-        return make_batches(samples, self.batch_size, *self._placement(network), draws_labels), projection
+        batch_size = self._batch_size(len(samples.X))
+        return make_batches(samples, batch_size, *self._placement(network), draws_labels), projection
 
     def _step(self, network, batches, generator, projection):
         smoothing = self.label_smoothing
@@ -539,7 +541,7 @@ class BaseDPQ(CallbackSupportMixin, QuantizerMixin, BaseEstimator):
             network,
             Objective(self._loss_weights(network), smoothing, projection),
             weight_decay=self.weight_decay,
-            batch_size=min(self.batch_size, len(batches)),
+            batch_size=min(self._batch_size(len(batches)), len(batches)),
             generator=generator,
         )
 
@@ -578,10 +580,13 @@ class BaseDPQ(CallbackSupportMixin, QuantizerMixin, BaseEstimator):
             weights["gini_batch"] = auto.gini_batch_weight(self.K)
         return weights | {name: share * weights[name] for name in SUPERVISED} | {"preservation": 1 - share}
 
+    def _batch_size(self, n_samples):
+        return auto.batch_size(n_samples, self.max_iter) if self.batch_size == "auto" else self.batch_size
+
     def _dropout(self, n_samples):
         if self.dropout != "auto":
             return self.dropout
-        return auto.dropout(self.architecture_["n_units"], n_samples, self.batch_size)
+        return auto.dropout(self.architecture_["n_units"], n_samples, self._batch_size(n_samples))
 
     def _store(self, network, curve, resume, validation_scores=None, optimizer_state=None):
         """Keep what was learned, as arrays on the CPU."""

@@ -95,7 +95,7 @@ projection_bias_, var_, n_samples_seen_, optimizer_state_, input_shape_, n_featu
         gini_sample_weight=0.02,
         learning_rate=3e-3,
         weight_decay=0.2,
-        batch_size=256,
+        batch_size="auto",
         max_iter="auto",
         tol=1e-4,
         early_stopping="auto",

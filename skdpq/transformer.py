@@ -71,10 +71,12 @@ class DPQTransformer(BaseDPQ):
         before it.
     weight_decay : float, default=0.2
         Decoupled weight decay of the layers' weights; codebooks, class centers and biases are left alone.
-    batch_size : int, default=256
-        Largest number of samples in a batch.
+    batch_size : int or "auto", default="auto"
+        Largest number of samples in a batch. ``"auto"`` is 256, or less where `max_iter` is a number: then as few, but
+        at least 4, as make 1,000 batches, since small data learn little from a few epochs of large batches.
     max_iter : int or "auto", default="auto"
-        Largest number of epochs. ``"auto"`` takes as many as make 1,000 batches, at least 20.
+        Largest number of epochs. ``"auto"`` takes as many as make 1,000 batches, or 3,000 where labels are drawn from a
+        posterior; at least 20.
     tol : float, default=1e-4
         Least improvement of the loss (of the validation score with `early_stopping`) that is no plateau.
     early_stopping : bool or "auto", default="auto"

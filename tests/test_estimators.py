@@ -135,7 +135,8 @@ def test_soft_is_a_convex_combination_and_hard_its_most_probable_codeword(clf, d
 @settings(max_examples=40)
 def test_soft_and_codes_are_equations_1_to_4_for_any_architecture(n_features, M, K, D, trunk, part, kind, seed):
     X = np.random.default_rng(seed).normal(5, 3, size=(23, n_features)).astype("f4" if kind == "float32" else "f8")
-    dpq = DPQTransformer(M, K, D, hidden_layer_sizes=trunk, part_layer_sizes=part, max_iter=1, random_state=seed)
+    sizes = {"hidden_layer_sizes": trunk, "part_layer_sizes": part, "batch_size": 23}
+    dpq = DPQTransformer(M, K, D, **sizes, max_iter=1, random_state=seed)
     if kind == "backbone":
         dpq.set_params(backbone=torch.nn.Identity())
     dpq.fit(X, np.arange(23) % 2)
@@ -200,10 +201,11 @@ def test_tags_say_which_dtypes_are_preserved(output, dtypes):
 @pytest.mark.parametrize(
     ("n", "dtype", "params", "precise"),
     [
-        (60, "f8", {}, True),
-        (60, "i8", {}, True),
-        (60, "f4", {}, False),
-        (60, "f2", {}, False),
+        (60, "f8", {"max_iter": "auto"}, True),
+        (60, "i8", {"max_iter": "auto"}, True),
+        (60, "f4", {"max_iter": "auto"}, False),
+        (60, "f2", {"max_iter": "auto"}, False),
+        (60, "f8", {}, False),
         (60, "f8", {"batch_size": 60}, True),
         (60, "f8", {"batch_size": 59}, False),
         (60, "f8", {"backbone": torch.nn.Identity()}, False),
@@ -211,7 +213,7 @@ def test_tags_say_which_dtypes_are_preserved(output, dtypes):
 )
 def test_a_problem_of_one_batch_is_computed_in_float64(n, dtype, params, precise):
     X = np.random.default_rng(0).normal(0, 9, size=(n, 5)).astype(dtype)
-    dpq = DPQClassifier(M=2, K=4, max_iter=1, **params).fit(X, np.arange(n) % 3)
+    dpq = DPQClassifier(**{"M": 2, "K": 4, "max_iter": 1} | params).fit(X, np.arange(n) % 3)
     assert {value.dtype.str for value in dpq.parameters_.values()} == {"<f8" if precise else "<f4"}
     for array in (dpq.soft(X), dpq.codebooks_, dpq.class_centers_, dpq.decode(dpq.encode(X))):
         assert array.dtype == np.float32
@@ -394,8 +396,9 @@ def test_units_of_the_features_do_not_matter(digits):
     X, X_test, y, _ = digits
     X, X_test = X.astype(np.float64), X_test.astype(np.float64)
     factor, offset = np.logspace(-6, 6, 64), np.linspace(-1e6, 1e6, 64)
-    plain = DPQTransformer(**SMALL, max_iter=3).fit(X, y)
-    moved = DPQTransformer(**SMALL, max_iter=3).fit(X * factor + offset * factor, y)
+    plain, moved = (DPQTransformer(**SMALL, max_iter=3, batch_size=256) for _ in range(2))
+    plain.fit(X, y)
+    moved.fit(X * factor + offset * factor, y)
     same = moved.encode(X_test * factor + offset * factor) == plain.encode(X_test)
     assert same.mean() > 0.99
 

@@ -11,7 +11,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from scipy.sparse import coo_matrix, csr_array
 from sklearn.base import clone
 from sklearn.callback import ProgressBar, ScoringMonitor
-from sklearn.datasets import load_digits
+from sklearn.datasets import load_breast_cancer, load_digits, load_iris, load_wine
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.frozen import FrozenEstimator
 from sklearn.metrics import accuracy_score
@@ -20,6 +20,7 @@ from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import StandardScaler
 
 from skdpq import DPQClassifier, DPQNeighbors, DPQTransformer, ProductQuantizer
+from skdpq._learning import auto
 from skdpq._learning.batches import InMemory, Streamed
 from skdpq._progress import printed_blocks
 
@@ -257,19 +258,19 @@ def test_auto_is_what_its_documentation_says(digits, params, explicit):
     X, _, y, _ = digits
     params = {"M": 2, "K": 16, "max_iter": 2, "random_state": 0} | params
     ((name, value),) = explicit.items()
-    auto, same, other = (
+    default, same, other = (
         DPQTransformer(**params).set_params(**{name: value}).fit(X, y).soft(X) for value in ("auto", value, value + 0.3)
     )
-    assert_array_equal(auto, same)
-    assert not np.array_equal(auto, other)
+    assert_array_equal(default, same)
+    assert not np.array_equal(default, other)
 
 
 def test_auto_drops_half_of_many_features_at_most():
     X = np.random.default_rng(0).normal(size=(90, 900)).astype(np.float32)
     params = {"M": 2, "K": 4, "hidden_layer_sizes": (8,), "batch_size": 50, "max_iter": 2, "random_state": 0}
-    auto, half, other = (DPQTransformer(**params, dropout=d).fit(X, np.arange(90) % 3) for d in ("auto", 0.5, 0.55))
-    assert_array_equal(auto.soft(X), half.soft(X))
-    assert not np.array_equal(auto.soft(X), other.soft(X))
+    default, half, other = (DPQTransformer(**params, dropout=d).fit(X, np.arange(90) % 3) for d in ("auto", 0.5, 0.55))
+    assert_array_equal(default.soft(X), half.soft(X))
+    assert not np.array_equal(default.soft(X), other.soft(X))
 
 
 def test_auto_epochs_are_a_thousand_batches_at_least_twenty(digits):
@@ -277,6 +278,30 @@ def test_auto_epochs_are_a_thousand_batches_at_least_twenty(digits):
     for batch_size, n_epochs in ((650, 500), (13, 20)):
         dpq = DPQTransformer(M=2, K=4, batch_size=batch_size, tol=0, n_iter_no_change=1000, hidden_layer_sizes=(4,))
         assert dpq.fit(X, y).n_iter_ == n_epochs
+
+
+@pytest.mark.parametrize(
+    ("n_samples", "max_iter", "batch_size"), [(1000, "auto", 256), (1000, 10, 10), (100, 10, 4), (50_000, 10, 256)]
+)
+def test_auto_batches_of_given_epochs_are_a_thousand_and_of_4_to_256_samples(n_samples, max_iter, batch_size):
+    assert auto.batch_size(n_samples, max_iter) == batch_size
+    y = np.arange(n_samples) % 2
+    dpq = DPQTransformer(M=1, K=2, D=1, hidden_layer_sizes=(), part_layer_sizes=(), max_iter=1, random_state=0)
+    X = np.random.default_rng(0).normal(size=(n_samples, 2)).astype(np.float32)
+    same, other = (
+        clone(dpq).set_params(batch_size=size).fit(X, y).soft(X[:9]) for size in (max(4, n_samples // 1000), 999)
+    )
+    assert_array_equal(clone(dpq).fit(X, y).soft(X[:9]), same)
+    assert not np.array_equal(same, other)
+
+
+@pytest.mark.parametrize("load", [load_digits, load_wine, load_breast_cancer, load_iris])
+def test_ten_epochs_are_enough_for_better_codes_than_without_labels(load):
+    X, X_test, y, y_test = train_test_split(*load(return_X_y=True), test_size=0.4, random_state=0)
+    K = min(256, len(X))
+    supervised = DPQNeighbors(quantizer=DPQTransformer(K=K, max_iter=10, random_state=0)).fit(X, y)
+    pq = DPQNeighbors(quantizer=ProductQuantizer(M=min(8, X.shape[1]), K=K, random_state=0)).fit(X, y)
+    assert supervised.score(X_test, y_test) > pq.score(X_test, y_test)
 
 
 class Interrupt:

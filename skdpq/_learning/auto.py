@@ -5,16 +5,24 @@
 
 import math
 
-_MIN_BATCHES, _MIN_EPOCHS = 1000, 20
+_MIN_BATCHES, _MIN_DRAWN_BATCHES, _MIN_EPOCHS = 1000, 3000, 20
+_MIN_BATCH_SAMPLES, _MAX_BATCH_SAMPLES = 4, 256
 _PLAIN_CODEWORDS = 64  # up to which the weight of GiniBatch is 1
 _POSTERIOR_CLASSES = 20  # from which the trunk reads their posterior
 _SMOOTHING = 0.1
 _NOISE_UNITS, _MAX_DROPOUT = 750, 0.5
 
 
-def n_epochs(n_samples, batch_size):
-    """Return as many epochs as make 1,000 batches, at least 20."""
-    return max(_MIN_EPOCHS, math.ceil(_MIN_BATCHES / math.ceil(n_samples / batch_size)))
+def n_epochs(n_batches, draws_labels=False):
+    """Return as many epochs, of so many batches each, as make 1,000 batches, or 3,000 of drawn labels; at least 20."""
+    return max(_MIN_EPOCHS, math.ceil((_MIN_DRAWN_BATCHES if draws_labels else _MIN_BATCHES) / n_batches))
+
+
+def batch_size(n_samples, max_iter):
+    """Return how many samples a batch has at most: where epochs are given, as few as make 1,000 batches, at least 4."""
+    if max_iter == "auto":
+        return _MAX_BATCH_SAMPLES
+    return max(_MIN_BATCH_SAMPLES, min(n_samples * max_iter // _MIN_BATCHES, _MAX_BATCH_SAMPLES))
 
 
 def gini_batch_weight(K):

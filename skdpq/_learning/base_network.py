@@ -16,8 +16,8 @@ from .batches import make_batches
 from .samples import Samples
 from .training import Schedule
 
-_HIDDEN_UNITS = 256
-_DROPOUT, _WEIGHT_DECAY, _LEARNING_RATE = 0.2, 1.0, 3e-3
+_HIDDEN_UNITS, _BATCH_SAMPLES = 256, 256
+_DROPOUT, _WEIGHT_DECAY, _LEARNING_RATE = 0.2, 2.0, 3e-3
 _HELD_OUT = 0.1  # share of the samples that choose the temperature
 _TEMPERATURES = 0.2, 2.0
 
@@ -76,7 +76,7 @@ def from_arrays(arrays):
     return network.eval()
 
 
-def learn_base_network(samples, n_classes, batch_size, inputs, device, generator):
+def learn_base_network(samples, n_classes, inputs, device, generator):
     """Train a base network by the softmax loss, and choose the temperature of its posterior on samples held out.
 
     Parameters
@@ -85,8 +85,6 @@ def learn_base_network(samples, n_classes, batch_size, inputs, device, generator
         The training data.
     n_classes : int
         Number of classes.
-    batch_size : int
-        Samples a batch at most.
     inputs : Inputs
         Standardizes them.
     device : torch.device
@@ -105,7 +103,7 @@ def learn_base_network(samples, n_classes, batch_size, inputs, device, generator
     network = BaseNetwork(samples.X.shape[1], n_classes)
     network.initialize(generator)
     with limited_threads(1):  # so that the result does not depend on their number
-        _train(network.to(device), _without(samples, order[:n_held_out]), batch_size, inputs, generator)
+        _train(network.to(device), _without(samples, order[:n_held_out]), inputs, generator)
         X, y, weight = held_out.tensors(inputs, torch.float32, device)
         network.temperature.fill_(_calibrate(network(X).detach(), y, weight))
     return network.to("cpu").eval()
@@ -118,11 +116,11 @@ def _without(samples, rows):
     return Samples(samples.X, samples.y, samples.sample_weight, weight).present()
 
 
-def _train(network, samples, batch_size, inputs, generator):
+def _train(network, samples, inputs, generator):
     """Train the network in place, by as many epochs as `max_iter` of "auto"."""
     device = network.temperature.device
-    batches = make_batches(samples, batch_size, inputs, torch.float32, device)
-    schedule = Schedule(auto.n_epochs(len(batches), batch_size))
+    batches = make_batches(samples, _BATCH_SAMPLES, inputs, torch.float32, device)
+    schedule = Schedule(auto.n_epochs(batches.n_batches))
     decay = [{"params": [p]} if p.ndim > 1 else {"params": [p], "weight_decay": 0.0} for p in network.parameters()]
     optimizer = torch.optim.AdamW(decay, weight_decay=_WEIGHT_DECAY, fused=device.type in ("cpu", "cuda"))
     for epoch in range(schedule.n_iter):

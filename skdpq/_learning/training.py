@@ -232,7 +232,8 @@ def train(learner, settings, validation, callbacks):
         else:
             if settings.warn and not plateau.reached:
                 _warn(
-                    f"Training ended after max_iter={settings.max_iter} epochs, and had not come to a plateau before."
+                    f"Training ended after max_iter={settings.max_iter} epochs, and had not come to a plateau before: "
+                    'more epochs may give better codes. max_iter="auto" takes as many as make 1,000 batches.'
                 )
     except KeyboardInterrupt:
         if epoch == 0:

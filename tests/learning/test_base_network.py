@@ -48,7 +48,7 @@ def learn(X, y, sample_weight=None, seed=0):
     weight = np.ones(len(X)) if sample_weight is None else sample_weight
     training = weigh(X, y, weight, np.arange(N_CLASSES), np.ones(N_CLASSES))
     inputs = Inputs(X.mean(0), X.std(0))
-    return learn_base_network(training, N_CLASSES, 256, inputs, CPU, torch.Generator().manual_seed(seed)), inputs
+    return learn_base_network(training, N_CLASSES, inputs, CPU, torch.Generator().manual_seed(seed)), inputs
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.4])

@@ -133,7 +133,7 @@ def test_without_the_fast_step_an_estimator_learns_the_same(digits, params):
 
     X, _, y, _ = digits
     X, y = X[:200], y[:200]  # one batch, in float64
-    params = {"M": 4, "K": 16, "max_iter": 5, "random_state": 0, "learning_rate": 0.01} | params
+    params |= {"M": 4, "K": 16, "max_iter": 5, "batch_size": 200, "random_state": 0, "learning_rate": 0.01}
     fast, slow = DPQTransformer(**params).fit(X, y), Slow(**params).fit(X, y)
     for name, curve in slow.loss_curve_.items():
         assert_allclose(fast.loss_curve_[name], curve, rtol=1e-9, atol=1e-12, err_msg=name)

@@ -207,7 +207,7 @@ def test_the_scale_of_the_weights_does_not_matter_and_their_ratios_do(digits):
     X, _, y, _ = digits
     ratios = np.random.default_rng(0).uniform(0.1, 2.0, len(y))
     plain, scaled, ones, sevens = (
-        DPQTransformer(M=2, K=8, max_iter=2, random_state=0).fit(X, y, w)
+        DPQTransformer(M=2, K=8, max_iter=2, batch_size=256, random_state=0).fit(X, y, w)
         for w in (ratios, 7 * ratios, np.ones(len(y)), np.full(len(y), 7.0))
     )
     for one, other in ((plain, scaled), (ones, sevens)):
