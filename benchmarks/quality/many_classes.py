@@ -60,7 +60,7 @@ def of_index(neighbors, X, y):
     return [neighbors.set_params(search=s).score(X[:N_QUERIES], y[:N_QUERIES]) for s in ("asymmetric", "symmetric")]
 
 
-def measure(M, K, seed, X, y, X_new, y_new, posterior):
+def measure(M, K, seed, trunk_input, X, y, X_new, y_new, posterior):
     """Yield name, uncompressed mAP, asymmetric and symmetric mAP, accuracy, and seconds of fitting."""
     nothing = np.nan, np.nan
     yield "densities", uncompressed(posterior, y_new), *nothing, (posterior.argmax(1) == y_new).mean(), np.nan
@@ -74,7 +74,7 @@ def measure(M, K, seed, X, y, X_new, y_new, posterior):
         if name == "discriminant analysis":
             directions = (classifier.transform(a)[:, :N_TELLING] for a in (X, X_new))
             yield f"{name}, PQ of directions", np.nan, *of_pq(M, K, seed, *directions, y_new)[1:], np.nan, time
-    dpq = DPQClassifier(M=M, K=K, random_state=seed)
+    dpq = DPQClassifier(M=M, K=K, trunk_input=trunk_input, random_state=seed)
     time = seconds(dpq.fit, X, y)
     neighbors = DPQNeighbors(quantizer=FrozenEstimator(dpq)).fit(X_new[N_QUERIES:], y_new[N_QUERIES:])
     yield "DPQ, Euclid", np.nan, *of_index(neighbors, X_new, y_new), dpq.score(X_new, y_new), time
@@ -99,6 +99,7 @@ def main():
     parser.add_argument("--classes", type=int, nargs="+", default=[100, 300])
     parser.add_argument("--samples", type=int, default=20_000)
     parser.add_argument("--K", type=int, default=64, help="codewords of each of the 8 parts")
+    parser.add_argument("--trunk-input", default="auto", help="of DPQ")
     parser.add_argument("--seeds", type=int, default=3)
     options = parser.parse_args()
     warnings.simplefilter("ignore", ConvergenceWarning)
@@ -109,7 +110,7 @@ def main():
             rows = {}
             for seed in range(options.seeds):
                 data = make_set(kind, n_classes, options.samples, seed)
-                for name, *values in measure(8, options.K, seed, *data):
+                for name, *values in measure(8, options.K, seed, options.trunk_input, *data):
                     rows.setdefault(name, []).append(values)
             bits = int(8 * np.log2(options.K))
             print(

@@ -18,7 +18,7 @@ from .training import Schedule
 
 _HIDDEN_UNITS, _BATCH_SAMPLES = 256, 256
 _DROPOUT, _WEIGHT_DECAY, _LEARNING_RATE = 0.2, 2.0, 3e-3
-_HELD_OUT = 0.1  # share of the samples that choose the temperature
+_HELD_OUT, _MAX_HELD_OUT_SAMPLES = 0.1, 10_000  # of the samples, that choose the temperature
 _TEMPERATURES = 0.2, 2.0
 
 
@@ -98,7 +98,7 @@ def learn_base_network(samples, n_classes, inputs, device, generator):
         On the CPU.
     """
     order = torch.randperm(len(samples.X), generator=generator).numpy()
-    n_held_out = max(1, int(_HELD_OUT * len(order)))
+    n_held_out = max(1, min(int(_HELD_OUT * len(order)), _MAX_HELD_OUT_SAMPLES))
     held_out = samples.take(np.sort(order[:n_held_out]))
     network = BaseNetwork(samples.X.shape[1], n_classes)
     network.initialize(generator)
