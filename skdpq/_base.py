@@ -491,7 +491,7 @@ class BaseDPQ(CallbackSupportMixin, QuantizerMixin, BaseEstimator):
             setattr(self, name, value)
 
     def _unchanged_features(self):
-        """Return whether features are what labels alone are learned from."""
+        """Return whether training sees features as they are, and learns nothing but their labels."""
         return self.supervision == 1 and self.backbone is None and self.augment is None
 
     def _learn_base_network(self, samples, generator):

@@ -211,6 +211,13 @@ def test_the_base_network_has_not_seen_what_validates(data):
     assert len(given.validation_scores_) == 2
 
 
-def test_drawn_labels_are_not_smoothed():
-    assert auto.label_smoothing(draws_labels=True) == 0
-    assert auto.label_smoothing(draws_labels=False) == 0.1
+@pytest.mark.parametrize(("trunk_input", "smoothing"), [("posterior", 0.0), ("features", 0.1)])
+def test_labels_are_smoothed_unless_they_are_drawn(data, trunk_input, smoothing):
+    X, y = (array[:300] for array in data[:2])
+    params = {"M": 2, "K": 4, "trunk_input": trunk_input, "max_iter": 1, "random_state": 0}
+    default, same, other = (
+        DPQTransformer(**params, label_smoothing=share).fit(X, y).loss_curve_["loss"]
+        for share in ("auto", smoothing, 0.1 - smoothing)
+    )
+    assert default == same
+    assert default != other
