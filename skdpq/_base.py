@@ -9,10 +9,9 @@ from numbers import Integral, Real
 
 import numpy as np
 import torch
-from scipy.special import softmax
 from sklearn.base import BaseEstimator, _fit_context, is_classifier
 from sklearn.callback import CallbackSupportMixin, with_callbacks
-from sklearn.utils import check_random_state, compute_class_weight, gen_batches
+from sklearn.utils import check_random_state, compute_class_weight
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.multiclass import check_classification_targets
@@ -27,7 +26,7 @@ from ._learning.batches import make_batches
 from ._learning.inference import infer
 from ._learning.inputs import Inputs, learn_scaling, no_scaling, output_width
 from ._learning.losses import SUPERVISED
-from ._learning.network import DPQNetwork, check_layer_sizes, make_architecture, restore
+from ._learning.network import DPQNetwork, check_layer_sizes, make_architecture, restore, to_tensors
 from ._learning.projection import Projection, learn_projection
 from ._learning.samples import (
     Samples,
@@ -43,10 +42,8 @@ from ._learning.samples import (
 from ._learning.step import Objective, make_step
 from ._learning.training import Learner, Settings, seeded_globally, train, train_one_pass
 from ._progress import FitCallbacks, printed_blocks
-from ._quantizer import QuantizerMixin, compression_ratio
+from ._quantizer import QuantizerMixin, class_posterior, compression_ratio, normalize_parts
 from ._search.tables import lut_classification
-
-_BLOCK_SCORES = 2**22  # scores of classes at a time: 32 MB
 
 
 def _classifies(estimator):
@@ -331,7 +328,7 @@ class BaseDPQ(CallbackSupportMixin, QuantizerMixin, BaseEstimator):
         soft = self._soft(X).astype(np.float32, copy=False)
         if self.intra_norm:
             M, _, D = self.parameters_["codebooks"].shape
-            soft = _normalize(soft.reshape(-1, M, D)).reshape(soft.shape)
+            soft = normalize_parts(soft.reshape(-1, M, D)).reshape(soft.shape)
         return soft
 
     def encode(self, X):
@@ -380,18 +377,13 @@ class BaseDPQ(CallbackSupportMixin, QuantizerMixin, BaseEstimator):
         ValueError
             If X does not match the data that it was fitted on.
         """
-        soft = self._soft(X)
-        weight, bias = (self._parameter(f"classifier.{name}").astype(np.float64) for name in ("weight", "bias"))
-        proba = np.empty((len(soft), len(bias)), dtype=np.float32)
-        for rows in gen_batches(len(soft), max(1, _BLOCK_SCORES // len(bias))):
-            proba[rows] = softmax(soft[rows].astype(np.float64) @ weight.T + bias, axis=1)
-        return proba
+        return class_posterior(self._soft(X), self._classifier("weight"), self._classifier("bias"))
 
     @property
     def codebooks_(self):
         """Codebooks C_m (M, K, D) that `decode` reads, float32; their rows normalised with ``intra_norm=True``."""
         codebooks = self._codebooks().astype(np.float32, copy=False)
-        return _normalize(codebooks) if self.intra_norm else codebooks
+        return normalize_parts(codebooks) if self.intra_norm else codebooks
 
     @property
     def lutc_(self):
@@ -625,7 +617,7 @@ class BaseDPQ(CallbackSupportMixin, QuantizerMixin, BaseEstimator):
         if X.shape[1:] != self.input_shape_:
             raise ValueError(f"Expected samples of shape {self.input_shape_}, got {X.shape[1:]}.")
         device = check_device(self.device)
-        parameters = {name: tensor.to(device) for name, tensor in self._tensors_of_parameters().items()}
+        parameters = {name: tensor.to(device) for name, tensor in to_tensors(self.parameters_).items()}
         backbone = self.backbone_ if device.type == "cpu" else copy.deepcopy(self.backbone_)
         if backbone is not None:
             backbone.to(device).eval()
@@ -636,17 +628,7 @@ class BaseDPQ(CallbackSupportMixin, QuantizerMixin, BaseEstimator):
                 raise ValueError("Expected X within the range of the training data, got values too large for it.")
         return result
 
-    def _tensors_of_parameters(self):
-        # joblib hands large arrays to its workers as read-only memory maps, which torch warns about
-        return {name: torch.from_numpy(np.require(value, requirements="W")) for name, value in self.parameters_.items()}
-
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()
         tags.input_tags.three_d_array = self.backbone is not None
         return tags
-
-
-def _normalize(vectors):
-    """L2-normalise the last axis, leaving zero vectors as they are (section 4)."""
-    norm = np.linalg.norm(vectors, axis=-1, keepdims=True)
-    return vectors / np.where(norm > 0, norm, 1)

@@ -9,10 +9,14 @@ A quantizer that classifies codes has three things more, by which `DPQNeighbors(
 """
 
 import numpy as np
+from scipy.special import softmax
 from sklearn.base import ClassNamePrefixFeaturesOutMixin, TransformerMixin
+from sklearn.utils import gen_batches
 from sklearn.utils.validation import check_is_fitted
 
 from . import _codes
+
+_BLOCK_SCORES = 2**22  # scores of classes at a time: 32 MB
 
 
 class QuantizerMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin):
@@ -141,3 +145,42 @@ def compression_ratio(n_values, M, K):
         How many times smaller the codes are than the float32 samples.
     """
     return float(32 * n_values / (M * np.log2(K)))
+
+
+def normalize_parts(vectors):
+    """L2-normalize the last axis, leaving zero vectors as they are: intra-normalization (section 4).
+
+    Parameters
+    ----------
+    vectors : ndarray of shape (..., D)
+        The parts of representations, or codewords.
+
+    Returns
+    -------
+    normalized : ndarray of shape (..., D)
+        Vectors of length one, or zero.
+    """
+    norm = np.linalg.norm(vectors, axis=-1, keepdims=True)
+    return vectors / np.where(norm > 0, norm, 1)
+
+
+def class_posterior(soft, weight, bias):
+    """Return the class probabilities of soft, or of hard (section 3.1.2), computed in float64, block by block.
+
+    Parameters
+    ----------
+    soft : ndarray of shape (n, M * D)
+        Representations.
+    weight, bias : ndarray of shape (C, M * D), (C,)
+        The classifier that soft and hard share, W transposed and b.
+
+    Returns
+    -------
+    proba : ndarray of shape (n, C), float32
+        Softmax of the scores.
+    """
+    weight, bias = weight.astype(np.float64), bias.astype(np.float64)
+    proba = np.empty((len(soft), len(bias)), dtype=np.float32)
+    for rows in gen_batches(len(soft), max(1, _BLOCK_SCORES // len(bias))):
+        proba[rows] = softmax(soft[rows].astype(np.float64) @ weight.T + bias, axis=1)
+    return proba

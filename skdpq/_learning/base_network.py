@@ -13,6 +13,7 @@ from torch import nn
 from .._threads import limited_threads
 from . import auto
 from .batches import make_batches
+from .network import to_tensors
 from .samples import Samples
 from .training import Schedule
 
@@ -71,8 +72,7 @@ def from_arrays(arrays):
         return None
     n_classes, n_features = arrays["linear.weight"].shape
     network = BaseNetwork(n_features, n_classes)
-    # joblib hands large arrays to its workers as read-only memory maps, which torch warns about
-    network.load_state_dict({name: torch.from_numpy(np.require(a, requirements="W")) for name, a in arrays.items()})
+    network.load_state_dict(to_tensors(arrays))
     return network.eval()
 
 

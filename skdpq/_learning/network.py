@@ -240,6 +240,12 @@ def restore(arrays, architecture, backbone, dropout):
     return network
 
 
+def to_tensors(arrays):
+    """Return arrays as tensors, by the same names, that share their memory where it may be written to."""
+    # joblib hands large arrays to its workers as read-only memory maps, which torch warns about
+    return {name: torch.from_numpy(np.require(array, requirements="W")) for name, array in arrays.items()}
+
+
 class Activations:
     """What the layers make of a batch, in buffers that serve one batch after another; without autograd.
 

@@ -304,6 +304,8 @@ def _visit(segment, queries, candidates, starts, stops, scratch, masks):
     tables, nearest, n_registers, tables_u8, max_sums = queries
     for q in range(len(tables)):
         block = starts[q]
+        if block >= stops[q]:  # before any array is touched: each costs a count of its references
+            continue
         table_u8 = tables_u8[q if n_registers else 0]
         while block < stops[q]:
             query = _Filter(tables[q], table_u8, n_registers, max_sums[q], candidates.thresholds[q])
