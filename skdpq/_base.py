@@ -17,6 +17,7 @@ from sklearn.utils.metaestimators import available_if
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_consistent_length, check_is_fitted, column_or_1d, validate_data
 
+from ._arrays import as_array
 from ._atomic import all_or_nothing
 from ._codes import code_dtype
 from ._device import check_device
@@ -413,6 +414,7 @@ class BaseDPQ(CallbackSupportMixin, QuantizerMixin, BaseEstimator):
             "reset": reset,
             "ensure_min_samples": 2 if learns_projection else 1,
         }
+        X, y = as_array(X), as_array(y)
         if y is None:
             X = validate_data(self, X, y, **checks)
         else:
@@ -423,14 +425,18 @@ class BaseDPQ(CallbackSupportMixin, QuantizerMixin, BaseEstimator):
         check_device(self.device)
         return X, None if self.supervision == 0 else y, check_weights(sample_weight, X)
 
+    def _check_queries(self, X):
+        """Return samples, checked against those of `fit` in all but their shape."""
+        return validate_data(self, as_array(X), dtype="numeric", allow_nd=self.backbone_ is not None, reset=False)
+
     def _hold_out(self, samples, X_val, y_val, sample_weight_val, random_state):
         """Return samples to validate on, given or held out, and those to train on."""
         if X_val is None:
             return hold_out(samples, self.validation_fraction, random_state)
-        X_val = validate_data(self, X_val, dtype="numeric", allow_nd=self.backbone is not None, reset=False)
+        X_val = self._check_queries(X_val)
         if X_val.shape[1:] != self.input_shape_:
             raise ValueError(f"Expected X_val with samples of shape {self.input_shape_}, got {X_val.shape[1:]}.")
-        y_val = column_or_1d(y_val)
+        y_val = column_or_1d(as_array(y_val))
         check_labels(y_val, self.classes_, "y_val")
         check_consistent_length(X_val, y_val)
         weight = check_weights(sample_weight_val, X_val)
@@ -613,7 +619,7 @@ class BaseDPQ(CallbackSupportMixin, QuantizerMixin, BaseEstimator):
 
     def _compute(self, X, width, dtype):
         """Return codes of X if dtype is one of integers, else soft."""
-        X = validate_data(self, X, dtype="numeric", allow_nd=self.backbone_ is not None, reset=False)
+        X = self._check_queries(X)
         if X.shape[1:] != self.input_shape_:
             raise ValueError(f"Expected samples of shape {self.input_shape_}, got {X.shape[1:]}.")
         device = check_device(self.device)

@@ -5,6 +5,8 @@ from numbers import Integral
 import numpy as np
 from sklearn.utils import check_array, check_scalar
 
+from ._arrays import as_array
+
 _LIMB = 32  # bits; a limb times the largest K (2^16) plus a carry fits 64 bits
 
 
@@ -46,7 +48,7 @@ def check_codes(codes, M, K):
     ValueError
         If the codes are not integers, not of width M, or out of range.
     """
-    codes = check_array(codes, dtype=None, ensure_min_samples=0, ensure_min_features=0, input_name="codes")
+    codes = check_array(as_array(codes), dtype=None, ensure_min_samples=0, ensure_min_features=0, input_name="codes")
     if codes.dtype.kind not in "iu":
         raise ValueError(f"Expected integer codes, got dtype {codes.dtype}.")
     if codes.shape[1] != M:

@@ -12,9 +12,10 @@ import numpy as np
 from scipy.special import softmax
 from sklearn.base import ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.utils import gen_batches
-from sklearn.utils.validation import check_is_fitted
+from sklearn.utils.validation import _num_samples, check_is_fitted
 
 from . import _codes
+from ._arrays import as_array
 
 _BLOCK_SCORES = 2**22  # scores of classes at a time: 32 MB
 
@@ -127,6 +128,41 @@ class QuantizerMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin):
         tags = super().__sklearn_tags__()
         tags.transformer_tags.preserves_dtype = [] if self.output == "codes" else ["float32"]
         return tags
+
+
+def represent(quantizer, method, X):
+    """Return what a method of a quantizer makes of samples, which may be of any kind that it takes.
+
+    All that `DPQNeighbors` has a quantizer compute comes through here. Width, kind and range of the rows are checked
+    where they are compared with the codebooks (`_search.index`).
+
+    Parameters
+    ----------
+    quantizer : estimator
+        A fitted quantizer, of the user's own making perhaps.
+    method : {"encode", "soft", "predict_proba_soft"}
+        Name of the method.
+    X : array-like of shape (n_samples, ...)
+        Samples.
+
+    Returns
+    -------
+    rows : ndarray of shape (n_samples, ...)
+        One row for each sample.
+
+    Raises
+    ------
+    ValueError
+        If they are not.
+    """
+    rows = np.asarray(as_array(getattr(quantizer, method)(X)))
+    n_samples = _num_samples(X)
+    if rows.ndim != 2 or len(rows) != n_samples:
+        raise ValueError(
+            f"Expected {type(quantizer).__name__}.{method} to return one row for each of {n_samples} samples, "
+            f"got an array of shape {rows.shape}."
+        )
+    return rows
 
 
 def compression_ratio(n_values, M, K):

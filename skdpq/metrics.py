@@ -22,6 +22,7 @@ from sklearn.utils import (
 )
 from sklearn.utils.validation import check_is_fitted
 
+from ._arrays import as_array
 from ._search import ranking
 from ._search.ranking import CodeGroups, tie_groups_from_distances
 
@@ -369,7 +370,7 @@ def _score_distances(y, y_database, distances, metric, **kwargs):
     """Measure rankings by a matrix of distances."""
     measure, value = _resolve(metric, kwargs)
     # No copy: float32 and integer distances are ranked as they are, and infinite ones may be.
-    distances = check_array(distances, dtype="numeric", ensure_all_finite=False, input_name="distances")
+    distances = check_array(as_array(distances), dtype="numeric", ensure_all_finite=False, input_name="distances")
     database = _check_labels(y_database, "y_database")
     queries = _check_labels(y, "y")
     if distances.shape != (len(queries), len(database)):

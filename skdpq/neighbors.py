@@ -14,10 +14,12 @@ from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
 from sklearn.utils.metadata_routing import MetadataRouter, MethodMapping, process_routing
 from sklearn.utils.validation import _num_samples, check_is_fitted, validate_data
 
+from ._arrays import as_array
 from ._atomic import all_or_nothing
 from ._codes import check_codes
 from ._device import TorchDevice, search_device
 from ._progress import fit_task
+from ._quantizer import represent
 from ._search.index import CodeIndex
 from ._search.scan_numba import query_blocks
 from .metrics import score_neighbors
@@ -266,7 +268,7 @@ class DPQNeighbors(CallbackSupportMixin, ClassNamePrefixFeaturesOutMixin, Transf
         """
         check_is_fitted(self)
         self._check_samples(X)
-        return self.add_codes(self.quantizer_.encode(X), ids=ids, y=y)
+        return self.add_codes(represent(self.quantizer_, "encode", X), ids=ids, y=y)
 
     @all_or_nothing
     def add_codes(self, codes, ids=None, y=None):
@@ -642,8 +644,8 @@ class DPQNeighbors(CallbackSupportMixin, ClassNamePrefixFeaturesOutMixin, Transf
         codes = []
         for block in blocks:
             with fit_task(task, "block", **data):
-                codes.append(self.quantizer_.encode(_safe_indexing(X, block)))
-        return np.concatenate(codes) if codes else self.quantizer_.encode(X)
+                codes.append(represent(self.quantizer_, "encode", _safe_indexing(X, block)))
+        return np.concatenate(codes) if codes else represent(self.quantizer_, "encode", X)
 
     def _store(self, index, y):
         self.index_ = index
@@ -661,19 +663,20 @@ class DPQNeighbors(CallbackSupportMixin, ClassNamePrefixFeaturesOutMixin, Transf
         try:
             validate_data(self, X, skip_check_array=True, reset=False)
         except ValueError:
-            check_array(X, allow_nd=True, ensure_all_finite=False)  # says better what is wrong with the shape of X
+            # says better what is wrong with the shape of X
+            check_array(as_array(X), allow_nd=True, ensure_all_finite=False)
             raise
 
     def _blocks(self, X):
         """Represent queries block by block: by codes for a symmetric search, else by soft, or what soft classifies."""
         asymmetric = "predict_proba_soft" if self.metric == "relevance" else "soft"
-        represent = getattr(self.quantizer_, "encode" if self.search == "symmetric" else asymmetric)
+        method = "encode" if self.search == "symmetric" else asymmetric
         n_queries = _num_samples(X)
         if n_queries <= _BLOCK_SAMPLES:
-            yield represent(X)  # which refuses an X without samples
+            yield represent(self.quantizer_, method, X)  # which refuses an X without samples
         else:
             for block in gen_batches(n_queries, _BLOCK_SAMPLES):
-                yield represent(_safe_indexing(X, block))
+                yield represent(self.quantizer_, method, _safe_indexing(X, block))
 
     def _index(self):
         """Return the database as the quantizer's tables are now: `intra_norm` may change after `fit`."""
@@ -773,7 +776,8 @@ def _append_labels(classes, labels, y, n_new):
 
 
 def _check_labels(y, n_samples):
-    y = check_array(column_or_1d(y, warn=True), ensure_2d=False, dtype=None, ensure_min_samples=0, input_name="y")
+    y = column_or_1d(as_array(y), warn=True)
+    y = check_array(y, ensure_2d=False, dtype=None, ensure_min_samples=0, input_name="y")
     if len(y) != n_samples:
         raise ValueError(f"Expected one label for each of {n_samples} samples, got {len(y)}.")
     return y

@@ -18,6 +18,7 @@ from sklearn.utils.random import sample_without_replacement
 from sklearn.utils.validation import check_is_fitted, validate_data
 from threadpoolctl import threadpool_info, threadpool_limits
 
+from ._arrays import as_array
 from ._atomic import all_or_nothing
 from ._codes import code_dtype
 from ._quantizer import QuantizerMixin, compression_ratio
@@ -165,7 +166,7 @@ class ProductQuantizer(CallbackSupportMixin, QuantizerMixin, BaseEstimator):
         TypeError
             If X is sparse.
         """
-        X = validate_data(self, X, dtype="numeric")
+        X = validate_data(self, as_array(X), dtype="numeric")
         context = self._init_callback_context().call_on_fit_task_begin(estimator=self, X=X)
         random_state = check_random_state(self.random_state)
         parts, D = _split(X.shape[1], self.M), -(-X.shape[1] // self.M)
@@ -213,7 +214,7 @@ class ProductQuantizer(CallbackSupportMixin, QuantizerMixin, BaseEstimator):
             If X does not match the data that it was fitted on, or has values beyond the range of float32.
         """
         check_is_fitted(self)
-        X = validate_data(self, X, dtype="numeric", reset=False)
+        X = validate_data(self, as_array(X), dtype="numeric", reset=False)
         M, _, D = self.codebooks_.shape
         soft = np.empty((len(X), M * D), dtype=np.float32)
         for rows in gen_batches(len(X), _block_size(M * D)):
@@ -241,7 +242,7 @@ class ProductQuantizer(CallbackSupportMixin, QuantizerMixin, BaseEstimator):
             If X does not match the data that it was fitted on, or has values beyond the range of float32.
         """
         check_is_fitted(self)
-        X = validate_data(self, X, dtype="numeric", reset=False)
+        X = validate_data(self, as_array(X), dtype="numeric", reset=False)
         M, K, D = self.codebooks_.shape
         norms = np.square(self.codebooks_, dtype=np.float64).sum(axis=2)
         codes = np.empty((len(X), M), dtype=code_dtype(K))

@@ -15,7 +15,7 @@ from . import relevance, scan_numba
 from .posteriors import check_classifier
 from .results import count_others, without_self
 from .segments import build, distinct_rows, keep, merge
-from .tables import Queries
+from .tables import Queries, as_float32
 
 _MAX_ID = 2**63 - 2  # so that the id after it is an int64 too
 
@@ -372,8 +372,10 @@ class CodeIndex:
             queries = check_codes(queries, M, K)
         elif self.classifier:
             queries = relevance.check_posteriors(queries, len(self.classifier.bias))
-        elif np.shape(queries)[1:] != (M * D,):
-            raise ValueError(f"Expected soft representations of shape (n, {M * D}), got {np.shape(queries)}.")
+        else:
+            queries = as_float32(queries, "soft representations")
+            if queries.shape[1:] != (M * D,):
+                raise ValueError(f"Expected soft representations of shape (n, {M * D}), got {queries.shape}.")
         return self._queries(queries, symmetric)
 
     def _queries(self, values, symmetric):
@@ -406,7 +408,7 @@ def _compact(segments):
 
 
 def _check_codebooks(codebooks):
-    codebooks = np.ascontiguousarray(codebooks, dtype=np.float32)
+    codebooks = as_float32(codebooks, "codebooks")
     if codebooks.ndim != 3 or 0 in codebooks.shape or codebooks.shape[1] > 65536:
         raise ValueError(f"Expected codebooks of shape (M, K, D) with K up to 65536, got {codebooks.shape}.")
     if not np.isfinite(codebooks).all():

@@ -14,6 +14,7 @@ import numpy as np
 from numba import njit
 
 from .simd import BLOCK_CODES, bits_double, double_bits
+from .tables import as_float32
 
 KEPT_POSTERIORS = 2**26  # entries of the posteriors of a segment's codes that are kept, at most: 256 MB
 ROW_CODES = 16  # posteriors of so many codes are turned into columns at a time: 64 bytes of a row, a cache line
@@ -66,7 +67,7 @@ def check_classifier(lutc, bias, M, K):
     ValueError
         If the shapes do not fit, there is no class, or a value is not finite.
     """
-    lutc, bias = (np.ascontiguousarray(array, dtype=np.float32) for array in (lutc, bias))
+    lutc, bias = (as_float32(values, "classification tables and biases") for values in (lutc, bias))
     if bias.ndim != 1 or len(bias) == 0 or lutc.shape != (M, K, len(bias)):
         raise ValueError(
             f"Expected classification tables of shape (M, K, C) = ({M}, {K}, C) and C biases, "

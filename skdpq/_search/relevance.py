@@ -21,6 +21,7 @@ from .posteriors import KEPT_POSTERIORS, CodeClassifier, code_posteriors
 from .relevance_kernels import Leading, Prepared, fill_maxima, fill_posteriors, scan_nearest, scan_radius, summarize
 from .results import concatenate, join, nothing
 from .simd import BLOCK_CODES
+from .tables import as_float32
 
 _prepared: dict = {}  # by segment
 
@@ -123,7 +124,7 @@ def check_posteriors(posteriors, C):
     ValueError
         If the shape is another, or a value is not between 0 and 1.
     """
-    posteriors = np.ascontiguousarray(posteriors, dtype=np.float32)
+    posteriors = as_float32(posteriors, "class probabilities")
     if posteriors.shape[1:] != (C,):
         raise ValueError(f"Expected class probabilities of shape (n, {C}), got {posteriors.shape}.")
     if not (posteriors.min(initial=0) >= 0 and posteriors.max(initial=0) <= 1):

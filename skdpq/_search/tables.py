@@ -10,7 +10,35 @@ from dataclasses import dataclass
 import numba
 import numpy as np
 
+from .._arrays import as_array
 from .._codes import decode
+
+
+def as_float32(values, what):
+    """Return numbers that a quantizer gives as the kernels take them: C-contiguous, aligned, native float32.
+
+    Parameters
+    ----------
+    values : array-like
+        Real numbers of any kind. Those that float32 cannot hold become infinite.
+    what : str
+        What they are, for the message.
+
+    Returns
+    -------
+    values : ndarray
+        The array itself where it needs no conversion.
+
+    Raises
+    ------
+    ValueError
+        If they are not real numbers.
+    """
+    values = np.asarray(as_array(values))
+    if values.dtype.kind not in "fiu":
+        raise ValueError(f"Expected {what} of real numbers, got dtype {values.dtype}.")
+    with np.errstate(over="ignore"):
+        return np.require(values, np.float32, "CA")
 
 
 def lut_classification(codebooks, coef):
