@@ -5,6 +5,7 @@ Fitting reads as check, begin, train, store, and stores arrays on the CPU. The w
 
 import copy
 import math
+from functools import partial
 from numbers import Integral, Real
 
 import numpy as np
@@ -42,6 +43,7 @@ from ._learning.samples import (
 )
 from ._learning.step import Objective, make_step
 from ._learning.training import Learner, Settings, seeded_globally, train, train_one_pass
+from ._learning.user_code import units_of
 from ._progress import FitCallbacks, printed_blocks
 from ._quantizer import QuantizerMixin, class_posterior, compression_ratio, normalize_parts
 from ._search.tables import lut_classification
@@ -200,6 +202,7 @@ class BaseDPQ(CallbackSupportMixin, QuantizerMixin, BaseEstimator):
             If `max_iter` is a number, and was reached while the loss, or validation score, still improved.
         """
         resume = self.warm_start and hasattr(self, "parameters_")
+        self._check_backbone(resume)
         X, y, sample_weight = self._check_samples(X, y, sample_weight, reset=True)
         validate = validates(self.early_stopping, X_val, y_val, y, self.supervision)
         classes, samples = weigh_classes(X, y, sample_weight, self.class_weight)
@@ -248,7 +251,7 @@ class BaseDPQ(CallbackSupportMixin, QuantizerMixin, BaseEstimator):
 
         The learning rate is constant, and class_weight="balanced" is refused, as both would need to know what is to
         come. Features are standardised by what has been seen so far. With `supervision` below 1, what is preserved are
-        the principal components of the first call's samples.
+        the principal components of the first call's samples. The sizes of the network stay those of the first call.
 
         Parameters
         ----------
@@ -273,6 +276,7 @@ class BaseDPQ(CallbackSupportMixin, QuantizerMixin, BaseEstimator):
             If the data are invalid or have labels that are not in `classes`, or a classifier is first called without.
         """
         resume = hasattr(self, "parameters_")
+        self._check_backbone(resume)
         X, y, sample_weight = self._check_samples(X, y, sample_weight, reset=not resume)
         if self.class_weight == "balanced":
             raise ValueError('class_weight="balanced" needs all samples: expected a dict or None for partial_fit.')
@@ -455,6 +459,12 @@ class BaseDPQ(CallbackSupportMixin, QuantizerMixin, BaseEstimator):
                 f"shape {self.input_shape_}, got {architecture} on {X.shape[1:]}."
             )
 
+    def _check_backbone(self, resume):
+        """Raise ValueError unless what is fitted, if it is to be resumed, has a backbone as the parameters have."""
+        if resume and (self.backbone is None) != (self.backbone_ is None):
+            fitted = "without a backbone" if self.backbone_ is None else "with a backbone"
+            raise ValueError(f"Expected to go on {fitted}, as was begun, got backbone={self.backbone!r}.")
+
     def _architecture(self, n_units):
         sizes = self.hidden_layer_sizes, self.part_layer_sizes
         return make_architecture(n_units, len(self.classes_), self.M, self.K, self.D, *sizes)
@@ -545,7 +555,8 @@ class BaseDPQ(CallbackSupportMixin, QuantizerMixin, BaseEstimator):
 
     def _with_units(self, samples, backbone, network):
         """Return samples with the units of a fixed backbone in the place of X; without one, as they are."""
-        return samples._replace(X=Inputs(None, None, backbone).units(samples.X, network.codebooks.device))
+        units = Inputs(None, None, backbone).units(samples.X, network.codebooks.device, network.n_units)
+        return samples._replace(X=units)
 
     def _inputs(self):
         return Inputs(self.mean_, self.scale_, base=from_arrays(self.base_network_))
@@ -575,7 +586,7 @@ class BaseDPQ(CallbackSupportMixin, QuantizerMixin, BaseEstimator):
         share = self._supervision(network)
         weights = {name: getattr(self, f"{name}_weight") for name in (*SUPERVISED, "gini_batch", "gini_sample")}
         if self.gini_batch_weight == "auto":
-            weights["gini_batch"] = auto.gini_batch_weight(self.K)
+            weights["gini_batch"] = auto.gini_batch_weight(network.K)
         return weights | {name: share * weights[name] for name in SUPERVISED} | {"preservation": 1 - share}
 
     def _batch_size(self, n_samples):
@@ -596,7 +607,7 @@ class BaseDPQ(CallbackSupportMixin, QuantizerMixin, BaseEstimator):
         self.backbone_ = network.backbone
         self.parameters_ = network.arrays()
         self.optimizer_state_ = optimizer_state
-        self.compression_ratio_ = compression_ratio(math.prod(self.input_shape_), self.M, self.K)
+        self.compression_ratio_ = compression_ratio(math.prod(self.input_shape_), network.M, network.K)
 
     def _codebooks(self):
         return self._parameter("codebooks")
@@ -626,7 +637,7 @@ class BaseDPQ(CallbackSupportMixin, QuantizerMixin, BaseEstimator):
         parameters = {name: tensor.to(device) for name, tensor in to_tensors(self.parameters_).items()}
         backbone = self.backbone_ if device.type == "cpu" else copy.deepcopy(self.backbone_)
         if backbone is not None:
-            backbone.to(device).eval()
+            backbone = partial(units_of, backbone.to(device).eval(), n_units=self.architecture_["n_units"])
         to_tensor = self._inputs().tensor
         result = np.empty((len(X), width), dtype)
         for rows in printed_blocks(len(X), self.verbose):

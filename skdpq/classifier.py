@@ -36,11 +36,8 @@ warm_start, output, random_state, device, verbose
 
     Attributes
     ----------
-    coef_ : ndarray of shape (n_classes, M * D), or (1, M * D) for two classes
-        Weights W of the classifier that soft and hard share, transposed; for two classes the difference of both, as
-        in `decision_function`.
-    intercept_ : ndarray of shape (n_classes,), or (1,) for two classes
-        Its bias b.
+    class_vectors_ : ndarray of shape (n_classes, M * D), float32
+        Weights W of the classifier that soft and hard share, transposed; its bias b is `class_bias_`.
     codebooks_, classes_, class_centers_, lutc_, class_bias_, n_iter_, loss_curve_, validation_scores_, \
 compression_ratio_, parameters_, architecture_, backbone_, base_network_, mean_, scale_, projection_, \
 projection_bias_, var_, n_samples_seen_, optimizer_state_, input_shape_, n_features_in_, feature_names_in_
@@ -145,16 +142,13 @@ projection_bias_, var_, n_samples_seen_, optimizer_state_, input_shape_, n_featu
         self.representation = representation
 
     @property
-    def coef_(self):
-        """Weights of the classifier: W transposed, or for two classes the difference of its columns."""
-        coef = self._parameter("classifier.weight")
-        return coef[1:] - coef[:1] if len(coef) == 2 else coef
+    def class_vectors_(self):
+        """Weights W of the classifier that soft and hard share, transposed: a row w_c for each class, float32.
 
-    @property
-    def intercept_(self):
-        """Bias b of the classifier, or for two classes the difference of its entries."""
-        intercept = self._parameter("classifier.bias")
-        return intercept[1:] - intercept[:1] if len(intercept) == 2 else intercept
+        They weigh the M * D dimensions of soft and hard, and no features. So their name is not `coef_`, of which
+        scikit-learn's feature selection expects an entry for each feature.
+        """
+        return self._classifier("weight").astype(np.float32, copy=False)
 
     def decision_function(self, X):
         """Compute prediction scores (section 3.1.2).

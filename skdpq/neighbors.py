@@ -594,6 +594,32 @@ class DPQNeighbors(CallbackSupportMixin, ClassNamePrefixFeaturesOutMixin, Transf
         """Number of items in the database."""
         return len(self._fitted_index())
 
+    def set_params(self, **params):
+        """Set parameters, also those of the quantizer.
+
+        Parameters
+        ----------
+        **params : dict
+            Values by name; ``quantizer__M`` is the parameter M of the quantizer, which must have been given.
+
+        Returns
+        -------
+        self : DPQNeighbors
+            The estimator.
+
+        Raises
+        ------
+        ValueError
+            If there is no such parameter, or no quantizer to have it.
+        """
+        nested = [name for name in params if name.startswith("quantizer__")]
+        if nested and params.get("quantizer", self.quantizer) is None:
+            raise ValueError(
+                f"{nested[0]} is a parameter of the quantizer: expected one, as in DPQNeighbors(quantizer="
+                "DPQTransformer()), got quantizer=None, whose default is chosen in fit."
+            )
+        return super().set_params(**params)
+
     def get_metadata_routing(self):
         """Route metadata of `fit` to the quantizer.
 

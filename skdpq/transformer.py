@@ -34,11 +34,12 @@ class DPQTransformer(BaseDPQ):
         or a `supervision` below 1: codes of many classes are far better for it. `partial_fit` begins with features.
     backbone : torch.nn.Module, default=None
         Learned jointly, in front of the trunk. X may then have any shape that it takes, (n_samples, ...); it must
-        return (n_samples, n_units). Training starts from a copy of it, which becomes `backbone_`: the module itself
-        is never changed. One none of whose parameters requires a gradient is only evaluated, once for each sample
-        where there is no `augment` and the units fit into 256 MB.
+        return (n_samples, n_units) in float32. Training starts from a copy of it, which becomes `backbone_`: the module
+        itself is never changed. One none of whose parameters requires a gradient is only evaluated, once for each
+        sample where there is no `augment` and the units fit into 256 MB.
     augment : callable, default=None
-        Applied to each batch of X in training, a tensor (batch, ...), and returns another of the same length.
+        Applied to each batch of X in training, a tensor (batch, ...), and returns another of finite numbers of the same
+        dtype and shape; with a backbone, only its length must be the same.
     intra_norm : bool, default=False
         L2-normalise every part of soft and of the codewords (section 4), for retrieval across domains. It needs no
         retraining: it may be changed on a fitted estimator with `set_params`. Predictions do not depend on it.

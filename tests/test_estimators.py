@@ -14,6 +14,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.base import clone
 from sklearn.datasets import load_digits, load_iris
 from sklearn.exceptions import NotFittedError
+from sklearn.feature_selection import RFE, SelectFromModel
 from sklearn.linear_model import LogisticRegression
 from sklearn.utils import get_tags
 
@@ -223,7 +224,7 @@ def test_predictions_are_the_linear_classifier_on_hard_and_on_soft(clf, digits):
     X, y = digits[1], digits[3]
     for representation, vectors in [("hard", clf.decode(clf.encode(X))), ("soft", clf.soft(X))]:
         clf = copy.copy(clf).set_params(representation=representation)
-        scores = vectors @ clf.coef_.T + clf.intercept_
+        scores = vectors @ clf.class_vectors_.T + clf.class_bias_
         assert_allclose(clf.decision_function(X), scores, rtol=1e-4, atol=1e-4)
         assert_array_equal(clf.predict(X), clf.classes_[scores.argmax(1)])
         proba = np.exp(scores) / np.exp(scores).sum(1, keepdims=True)
@@ -260,6 +261,19 @@ def test_tables_of_codes_and_probabilities_of_soft_are_those_of_the_classifier(c
         assert_array_equal(same.lutc_, clf.lutc_)
 
 
+@pytest.mark.parametrize("D", [8, 16])  # so that M * D is the number of features, or is not
+@pytest.mark.parametrize("select", [SelectFromModel, RFE])
+def test_features_cannot_be_selected_by_weights_of_other_dimensions(digits, select, D):
+    X, _, y, _ = digits
+    clf = DPQClassifier(**SMALL, max_iter=1).set_params(M=8, D=D)
+    with pytest.raises(ValueError, match="DPQClassifier should have `coef_` or `feature_importances_`"):
+        select(clf).fit(X, y).transform(X)
+    clf.fit(X, y)
+    assert clf.class_vectors_.shape == (10, 8 * D)
+    assert not hasattr(clf, "coef_")
+    assert not hasattr(clf, "intercept_")
+
+
 def test_where_no_labels_supervise_codes_are_not_classified(digits):
     X, _, y, _ = digits
     for dpq in (
@@ -289,9 +303,7 @@ def test_binary_problems_have_scikit_learns_shapes(digits):
         assert getattr(clf, method)(X).shape == shape
         assert getattr(clf, f"{method}_codes")(codes).shape == shape
     assert_array_equal(clf.predict(X), clf.classes_[(clf.decision_function(X) > 0).astype(int)])
-    assert clf.coef_.shape == (1, clf.decode(codes).shape[1])
-    assert clf.intercept_.shape == reference.intercept_.shape
-    by_hand = (clf.decode(codes) @ clf.coef_.T + clf.intercept_).ravel()
+    by_hand = np.diff(clf.decode(codes) @ clf.class_vectors_.T + clf.class_bias_).ravel()
     assert_allclose(clf.decision_function_codes(codes), by_hand, rtol=1e-4, atol=1e-4)
     assert clf.score(X, y) > 0.95
 

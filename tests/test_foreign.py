@@ -7,6 +7,7 @@ from numpy.testing import assert_array_equal
 from sklearn.base import BaseEstimator
 from sklearn.datasets import load_iris
 from sklearn.frozen import FrozenEstimator
+from sklearn.model_selection import GridSearchCV, StratifiedKFold
 
 from skdpq import DPQClassifier, DPQNeighbors, DPQTransformer, ProductQuantizer
 
@@ -203,3 +204,142 @@ def test_soft_beyond_float32_is_refused_without_a_warning(dpq):
     foreign = Foreign(dpq, lambda soft: soft.astype(np.float64) * 1e300, "soft")
     with pytest.raises(ValueError, match="squared distances fit float32"):
         DPQNeighbors(quantizer=FrozenEstimator(foreign)).fit(X).kneighbors(X[:3])
+
+
+class Backbone(torch.nn.Module):
+    """A backbone of a user, whose units are changed."""
+
+    def __init__(self, change, trained):
+        super().__init__()
+        self.change = change
+        self.layer = torch.nn.Linear(4, 6).requires_grad_(trained)
+
+    def forward(self, x):
+        return self.change(self.layer(x))
+
+
+def same(x):
+    return x
+
+
+UNITS = {
+    "a tuple": (lambda u: (u, u), "one tensor, got tuple"),
+    "nothing": (lambda u: None, "one tensor, got NoneType"),
+    "an array": (lambda u: u.detach().numpy(), "one tensor, got ndarray"),
+    "float64": (torch.Tensor.double, "torch.float32, the dtype of its input, got torch.float64"),
+    "float16": (torch.Tensor.half, "torch.float32, the dtype of its input, got torch.float16"),
+    "a row too few": (lambda u: u[:-1], r"\(n_samples, n_units\), here \(\d+, (n_units|6)\), got \(\d+, 6\)"),
+    "a row too many": (lambda u: torch.cat((u, u[:1])), r"\(n_samples, n_units\)"),
+    "flat": (torch.flatten, r"\(n_samples, n_units\)"),
+    "a number": (torch.sum, r"\(n_samples, n_units\).*got \(\)"),
+    "no units": (lambda u: u[:, :0], r"\(n_samples, n_units\).*, 0\)"),
+}
+
+
+@pytest.mark.parametrize("bad", UNITS)
+@pytest.mark.parametrize("trained", [False, True])
+def test_what_a_backbone_returns_is_checked(bad, trained):
+    change, match = UNITS[bad]
+    clf = DPQClassifier(**SMALL, max_iter=1, backbone=Backbone(change, trained))
+    for fit in (clf.fit, lambda X, y: clf.partial_fit(X, y, classes=np.unique(y))):
+        with pytest.raises(ValueError, match=f"Expected a backbone that returns .*{match}"):
+            fit(X, Y)
+    assert not hasattr(clf, "parameters_")
+    clf.set_params(backbone=Backbone(same, trained)).fit(X, Y)
+    clf.backbone_.change = change
+    for method in (clf.soft, clf.encode, clf.predict, clf.predict_proba_soft):
+        with pytest.raises(ValueError, match=f"Expected a backbone that returns .*{match}"):
+            method(X)
+
+
+@pytest.mark.parametrize("trained", [False, True])
+def test_a_backbone_that_changes_its_mind_in_training_is_noticed(trained):
+    for change, match in [
+        (lambda u: u if len(u) == 2 else u[:, :-1], r"\(n_samples, n_units\), here \(\d+, 6\), got \(\d+, 5\)"),
+        (lambda u: u if len(u) == 2 else u[:, 0], r"here \(\d+, (6|n_units)\), got \(\d+,\)"),
+        (lambda u: u * torch.nan, "finite units, got NaN"),
+    ]:
+        for supervision in (0.5, 1):
+            clf = DPQClassifier(**SMALL, max_iter=1, backbone=Backbone(change, trained), supervision=supervision)
+            with pytest.raises(ValueError, match=f"Expected a backbone that returns .*{match}"):
+                clf.fit(X, Y)
+
+
+def test_a_backbone_of_float64_parameters_is_made_float32():
+    backbone = Backbone(same, True).double()
+    clf = DPQClassifier(**SMALL, max_iter=1, backbone=backbone).fit(X, Y)
+    assert clf.backbone_.layer.weight.dtype == torch.float32
+    assert backbone.layer.weight.dtype == torch.float64
+
+
+AUGMENTED = {
+    "a row too many": (lambda x: torch.cat((x, x[:1])), r"as many samples, 50 of torch.float32, got shape \(51, 4\)"),
+    "a row too few": (lambda x: x[1:], r"as many samples, 50 of torch.float32, got shape \(49, 4\)"),
+    "a number": (torch.sum, r"as many samples, .*got shape \(\)"),
+    "another width": (lambda x: x[:, :3], r"samples of the shape that it was given, \(50, 4\), got \(50, 3\)"),
+    "float64": (torch.Tensor.double, "got shape .* of torch.float64"),
+    "integers": (torch.Tensor.int, "got shape .* of torch.int32"),
+    "an array": (torch.Tensor.numpy, "a tensor, got ndarray"),
+    "nothing": (lambda x: None, "a tensor, got NoneType"),
+    "a tuple": (lambda x: (x, x), "a tensor, got tuple"),
+    "NaN": (lambda x: x * torch.nan, "finite numbers, got NaN or infinity"),
+    "infinity": (lambda x: x / 0, "finite numbers, got NaN or infinity"),
+}
+
+
+@pytest.mark.parametrize("bad", AUGMENTED)
+def test_what_an_augmentation_returns_is_checked(bad):
+    augment, match = AUGMENTED[bad]
+    clf = DPQClassifier(**SMALL, max_iter=1, batch_size=50, augment=augment)
+    with pytest.raises(ValueError, match=f"Expected an augment that returns .*{match}"):
+        clf.fit(X, Y)
+    with pytest.raises(ValueError, match=f"Expected an augment that returns .*{match}"):
+        clf.partial_fit(X, Y, classes=[0, 1, 2])
+    assert not hasattr(clf, "parameters_")
+
+
+def test_an_augmentation_may_resize_what_a_backbone_takes():
+    images = np.random.default_rng(0).normal(size=(30, 1, 6, 6)).astype(np.float32)
+    backbone = torch.nn.Sequential(torch.nn.Conv2d(1, 5, 3), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten())
+    clf = DPQClassifier(**SMALL, max_iter=1, backbone=backbone, augment=lambda x: x[:, :, 1:, 1:])
+    assert clf.fit(images, np.arange(30) % 3).encode(images).shape == (30, 2)
+
+
+def test_parameters_of_a_quantizer_need_a_quantizer():
+    with pytest.raises(ValueError, match=r"quantizer__M is a parameter of the quantizer: .*got quantizer=None"):
+        GridSearchCV(DPQNeighbors(), {"quantizer__M": [2, 4]}).fit(X, Y)
+    neighbors = DPQNeighbors(n_neighbors=3)
+    with pytest.raises(ValueError, match="quantizer__K is a parameter of the quantizer"):
+        neighbors.set_params(n_neighbors=4, quantizer__K=4)
+    assert neighbors.n_neighbors == 3
+    neighbors.set_params(quantizer=ProductQuantizer(), quantizer__K=4)
+    assert neighbors.quantizer.K == 4
+    with pytest.raises(ValueError, match="quantizer__M is a parameter of the quantizer"):
+        neighbors.set_params(quantizer=None, quantizer__M=4)
+    grid = GridSearchCV(neighbors, {"quantizer__M": [1, 2]}, cv=StratifiedKFold(2)).fit(X, Y)
+    assert grid.best_params_["quantizer__M"] in (1, 2)
+
+
+def test_going_on_after_parameters_have_changed_keeps_to_what_was_begun():
+    dpq = DPQTransformer(M=2, K=4, random_state=0)
+    twin = DPQTransformer(M=2, K=4, random_state=0)
+    for changed, params in ((dpq, {"M": 4, "K": 1024, "D": 3, "hidden_layer_sizes": (9,)}), (twin, {})):
+        changed.partial_fit(X, Y).set_params(**params).partial_fit(X, Y)
+    assert dpq.compression_ratio_ == twin.compression_ratio_ == 32 * 4 / (2 * 2)
+    assert dpq.loss_curve_ == twin.loss_curve_  # gini_batch_weight="auto" follows K
+    assert_array_equal(dpq.encode(X), twin.encode(X))
+    assert len(dpq.get_feature_names_out()) == dpq.transform(X).shape[1] == 32
+    assert dpq.set_params(output="codes").transform(X).shape == (150, 2)
+    assert list(dpq.get_feature_names_out()) == ["dpqtransformer0", "dpqtransformer1"]
+
+
+@pytest.mark.parametrize("backbone", [None, torch.nn.Identity()])
+def test_going_on_with_or_without_a_backbone_as_was_not_begun(backbone):
+    clf = DPQClassifier(**SMALL, max_iter=1, backbone=backbone, warm_start=True).fit(X, Y)
+    before = clf.encode(X), clf.mean_
+    clf.set_params(backbone=torch.nn.Identity() if backbone is None else None)
+    for go_on in (clf.fit, clf.partial_fit):
+        with pytest.raises(ValueError, match=r"Expected to go on with(out)? a backbone, as was begun"):
+            go_on(X, Y)
+    assert_array_equal(clf.encode(X), before[0])
+    assert clf.mean_ is before[1]

@@ -31,8 +31,8 @@ def infer(parameters, X, to_tensor, result, backbone=None):
         `to_tensor(rows, dtype)` returns rows of X as a tensor on the CPU, as the network takes them.
     result : ndarray of shape (n, M) or (n, M * D)
         Filled with codes if it holds integers, else with soft (equation 3).
-    backbone : Module, default=None
-        In front of the network, on its device and in evaluation mode; called from this thread alone.
+    backbone : callable, default=None
+        Computes the units of a block in front of the network, on its device; called from this thread alone.
 
     Returns
     -------

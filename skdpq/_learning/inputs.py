@@ -12,6 +12,8 @@ import torch
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils import gen_batches
 
+from .user_code import check_finite, units_of
+
 BACKBONE_SAMPLES = 1024  # that a backbone takes at a time outside training
 _BLOCK_SAMPLES = 8192  # converted at a time
 _SCALING = ("mean_", "var_", "scale_", "n_samples_seen_")
@@ -66,14 +68,18 @@ class Inputs(NamedTuple):
             else:
                 out[...] = (X - self.mean) / self.scale
 
-    def units(self, X, device):
-        """Return what the backbone, which is on a device, makes of samples: an array. X itself without a backbone."""
+    def units(self, X, device, n_units=None):
+        """Return what the backbone, which is on a device, makes of samples: an array. X itself without a backbone.
+
+        ValueError if that is not what `units_of` and `check_finite` expect.
+        """
         if self.backbone is None:
             return X
         self.backbone.eval()
         with torch.inference_mode():
             blocks = (self.tensor(X[rows]).to(device) for rows in gen_batches(len(X), BACKBONE_SAMPLES))
-            return np.concatenate([self.backbone(block).float().cpu().numpy() for block in blocks])
+            units = [check_finite(units_of(self.backbone, block, n_units)) for block in blocks]
+            return np.concatenate([block.cpu().numpy() for block in units])
 
     def blocks(self, samples, dtype, device):
         """Yield the units, or standardized features, of samples and their weights, a block at a time.
@@ -141,7 +147,7 @@ def output_width(backbone, X):
     Parameters
     ----------
     backbone : Module
-        The backbone; moved to the CPU, and left in evaluation mode.
+        The backbone; moved to the CPU in float32, and left in evaluation mode.
     X : ndarray of shape (n, ...)
         Samples, of which two are tried.
 
@@ -153,11 +159,8 @@ def output_width(backbone, X):
     Raises
     ------
     ValueError
-        If it does not return (n, n_units).
+        If it does not return (n, n_units) in float32, or units that are not finite.
     """
-    backbone.to("cpu").eval()
-    with torch.no_grad():
-        output = backbone(torch.from_numpy(X[:2].astype(np.float32)))
-    if output.ndim != 2 or len(output) != len(X[:2]):
-        raise ValueError(f"Expected a backbone that returns (n_samples, n_units), got {tuple(output.shape)}.")
-    return output.shape[1]
+    backbone.to("cpu", torch.float32).eval()
+    with torch.no_grad():  # no inference mode, as parameters of lazy layers are made now
+        return check_finite(units_of(backbone, torch.from_numpy(X[:2].astype(np.float32)))).shape[1]

@@ -12,6 +12,8 @@ import numpy as np
 import torch
 from torch import nn
 
+from .user_code import units_of
+
 
 class DPQOutput(NamedTuple):
     """What the network computes for a batch of B samples.
@@ -180,7 +182,7 @@ class DPQNetwork(nn.Module):
             Before the softmax.
         """
         if self.backbone is not None:
-            x = self.backbone(x)
+            x = units_of(self.backbone, x, self.n_units)
         if self.training and self.dropout:
             kept = torch.empty_like(x).bernoulli_(1 - self.dropout, generator=generator)
             x = x * kept.div_(1 - self.dropout)

@@ -7,6 +7,8 @@ the projection of each sample as its target. It is not trained.
 import numpy as np
 import torch
 
+from .user_code import units_of
+
 
 class Projection:
     """The target t = F P + b of soft and of hard, which is not trained.
@@ -26,7 +28,8 @@ class Projection:
     @torch.no_grad()
     def __call__(self, x):
         """Return the target (B, M * D) of a batch."""
-        return torch.addmm(self.bias, x if self.backbone is None else self.backbone(x), self.weight)
+        units = x if self.backbone is None else units_of(self.backbone, x, len(self.weight))
+        return torch.addmm(self.bias, units, self.weight)
 
 
 def learn_projection(blocks, M, D, generator):

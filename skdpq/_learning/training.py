@@ -17,6 +17,7 @@ from sklearn.exceptions import ConvergenceWarning
 from .losses import TERMS
 from .network import DPQNetwork
 from .step import TrainingStep
+from .user_code import augmented
 
 
 class Settings(NamedTuple):
@@ -164,7 +165,8 @@ class Learner(NamedTuple):
         totals = torch.zeros(len(TERMS), dtype=codebooks.dtype, device=codebooks.device)
         for i, (X, y, weight, batch) in enumerate(self.batches.epoch(self.generator)):
             if self.augment is not None:
-                X, y, weight = self.augment(X[batch]), y[batch], weight[batch]
+                X = augmented(self.augment, X[batch], resizes=self.network.backbone is not None)
+                y, weight = y[batch], weight[batch]
                 batch = torch.arange(len(y), device=y.device)
             time = min(1.0, (i + 1) / (self.batches.n_batches + 1))  # there may be a few batches more than n_batches
             terms = self.step(X, y, weight, batch, learning_rate(time))

@@ -1,0 +1,89 @@
+"""Code of users that training runs, a backbone and an augmentation: what it returns is checked at each call.
+
+The network, `inference`, `Inputs` and `Projection` ask for the units of a backbone, `training` for an augmented batch.
+"""
+
+import torch
+
+
+def units_of(backbone, x, n_units=None):
+    """Return the units that a backbone makes of a batch.
+
+    Parameters
+    ----------
+    backbone : Module
+        The backbone.
+    x : Tensor of shape (B, ...)
+        The batch.
+    n_units : int, default=None
+        Number of units, once it is known.
+
+    Returns
+    -------
+    units : Tensor of shape (B, n_units)
+        Of the dtype of x.
+
+    Raises
+    ------
+    ValueError
+        If the backbone returns anything else.
+    """
+    units = backbone(x)
+    if not isinstance(units, torch.Tensor):
+        raise ValueError(f"Expected a backbone that returns one tensor, got {type(units).__name__}.")
+    n_expected = units.shape[-1] if n_units is None and units.ndim else n_units
+    if units.shape != (len(x), n_expected) or not n_expected:
+        expected = f"({len(x)}, {'n_units' if n_units is None else n_units})"
+        raise ValueError(
+            f"Expected a backbone that returns (n_samples, n_units), here {expected}, got {tuple(units.shape)}."
+        )
+    if units.dtype != x.dtype:
+        raise ValueError(f"Expected a backbone that returns {x.dtype}, the dtype of its input, got {units.dtype}.")
+    return units
+
+
+def check_finite(units):
+    """Return units as they are; ValueError if one is not finite."""
+    if not torch.isfinite(units).all():
+        raise ValueError("Expected a backbone that returns finite units, got NaN or infinity.")
+    return units
+
+
+def augmented(augment, x, resizes):
+    """Return a batch as an augmentation changes it.
+
+    Parameters
+    ----------
+    augment : callable
+        The augmentation.
+    x : Tensor of shape (B, ...)
+        The batch.
+    resizes : bool
+        Whether samples may change their shape, which a backbone may allow.
+
+    Returns
+    -------
+    x : Tensor of shape (B, ...)
+        Of the same dtype.
+
+    Raises
+    ------
+    ValueError
+        If the augmentation returns anything else, or numbers that are not finite.
+    """
+    result = augment(x)
+    if not isinstance(result, torch.Tensor):
+        raise ValueError(f"Expected an augment that returns a tensor, got {type(result).__name__}.")
+    if result.dtype != x.dtype or len(result.shape) == 0 or len(result) != len(x):
+        raise ValueError(
+            f"Expected an augment that returns a tensor of as many samples, {len(x)} of {x.dtype}, "
+            f"got shape {tuple(result.shape)} of {result.dtype}."
+        )
+    if not resizes and result.shape != x.shape:
+        raise ValueError(
+            f"Expected an augment that returns samples of the shape that it was given, {tuple(x.shape)}, "
+            f"got {tuple(result.shape)}."
+        )
+    if not torch.isfinite(result).all():
+        raise ValueError("Expected an augment that returns finite numbers, got NaN or infinity.")
+    return result
