@@ -278,10 +278,15 @@ projection_bias_, var_, n_samples_seen_, optimizer_state_, input_shape_, n_featu
 
     def _scores_codes(self, codes):
         codebooks = self._codebooks()  # as trained: the classifier has never seen normalised ones
-        M, K, _ = codebooks.shape
+        M, K, D = codebooks.shape
         codes = check_codes(codes, M, K)
-        lutc = lut_classification(codebooks, self._parameter("classifier.weight"))
+        weight = self._parameter("classifier.weight")
         scores = np.tile(self._parameter("classifier.bias"), (len(codes), 1))
+        if len(codes) < K:  # the rows of LUTC that they read, as to compute all of them takes longer
+            for m, of_part in enumerate(weight.reshape(-1, M, D).transpose(1, 2, 0)):
+                scores += codebooks[m, codes[:, m]] @ of_part
+            return scores
+        lutc = lut_classification(codebooks, weight)
         for m in range(M):
             scores += lutc[m, codes[:, m]]
         return scores

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -105,19 +106,81 @@ print(all(np.array_equal(one, other) for one, other in zip(found, again)))
     assert run(SEARCH + start).split() == ["True"]
 
 
-def test_compiled_kernels_are_kept_for_the_user_where_the_package_cannot_be_written(tmp_path):
-    shutil.copytree(PACKAGE, tmp_path / "skdpq", ignore=shutil.ignore_patterns("__pycache__"))
-    (tmp_path / "skdpq" / "__pycache__").touch()  # no folder can be made here, whoever runs this
-    environment = os.environ | {"PYTHONPATH": str(tmp_path), "HOME": str(tmp_path), "LOCALAPPDATA": str(tmp_path)}
-    environment |= {"XDG_CACHE_HOME": str(tmp_path / "cache"), "PYTHONDONTWRITEBYTECODE": "1"}
-    environment.pop("NUMBA_CACHE_DIR", None)
-    count = """
+COUNT = """
+import errno, os, tempfile
+if "READ_ONLY" in os.environ:
+    make = tempfile.TemporaryFile
+    def refuse(*args, dir=None, **kwargs):
+        if str(dir).startswith(os.environ["READ_ONLY"]):
+            raise OSError(errno.EROFS, "Read-only file system", dir)
+        return make(*args, dir=dir, **kwargs)
+    tempfile.TemporaryFile = refuse  # by which Numba tries whether it can write
+import numpy as np
+import skdpq.metrics, skdpq.neighbors  # which have all kernels
 from numba.core.event import install_recorder
+from skdpq._search.tables import lut_asymmetric  # of which one is soon compiled
 with install_recorder("numba:compile") as compiled:
-""" + "".join(f"    {line}\n" for line in SEARCH.strip().splitlines())
-    count += "print(skdpq.__file__, len(compiled.buffer))"
-    for expected in (True, False):
-        path, n_events = run(count, env=environment, cwd=tmp_path).split()
-        assert Path(path).parent == tmp_path / "skdpq"
-        assert (int(n_events) > 0) == expected  # the second process compiles nothing
-    assert list(tmp_path.rglob("*.nbi"))
+    lut_asymmetric(np.ones((2, 3, 2), np.float32), np.ones((1, 4), np.float32))
+print(skdpq.__file__, len(compiled.buffer))
+"""
+
+
+@pytest.fixture
+def elsewhere(tmp_path):
+    """A copy of the package, and a function that searches by it in a process, and returns whether that compiled."""
+    package = tmp_path / "image" / "skdpq"
+    shutil.copytree(PACKAGE, package, ignore=shutil.ignore_patterns("__pycache__"))
+    home, temporary = tmp_path / "home", tmp_path / "tmp"
+    temporary.mkdir()
+    environment = os.environ | {"PYTHONPATH": str(package.parent), "HOME": str(home), "LOCALAPPDATA": str(home)}
+    environment |= {"TMPDIR": str(temporary), "PYTHONDONTWRITEBYTECODE": "1"}
+    for name in ("NUMBA_CACHE_DIR", "XDG_CACHE_HOME"):
+        environment.pop(name, None)
+
+    def compiles(**more):
+        path, n_events = run(COUNT, env=environment | more, cwd=tmp_path).split()
+        assert Path(path).parent == package
+        return int(n_events) > 0
+
+    return SimpleNamespace(package=package, home=home, temporary=temporary, compiles=compiles)
+
+
+def test_compiled_kernels_are_kept_for_the_user_where_the_package_cannot_be_written(elsewhere):
+    (elsewhere.package / "_search" / "__pycache__").touch()  # no folder can be made here, whoever runs this
+    elsewhere.home.mkdir()
+    assert elsewhere.compiles()
+    assert not elsewhere.compiles()
+    assert list(elsewhere.home.rglob("*.nbi"))
+
+
+def test_compiled_kernels_are_kept_in_the_temporary_folder_where_there_is_no_home(elsewhere):
+    (elsewhere.package / "_search" / "__pycache__").touch()
+    elsewhere.home.touch()
+    assert elsewhere.compiles()
+    assert not elsewhere.compiles()
+    (folder,) = elsewhere.temporary.iterdir()
+    assert list(folder.rglob("*.nbi"))
+    assert folder.stat().st_mode & 0o777 == 0o700  # what is found there is run, so nobody else may write it
+
+
+def test_kernels_are_compiled_in_memory_where_no_folder_is_safe(elsewhere):
+    (elsewhere.package / "_search" / "__pycache__").touch()
+    elsewhere.home.touch()
+    folder = elsewhere.temporary / f"skdpq-numba-{os.getuid()}"
+    folder.mkdir()
+    folder.chmod(0o777)
+    assert elsewhere.compiles()
+    assert not list(folder.iterdir())
+    assert not list(elsewhere.home.parent.rglob("*.nbi"))
+
+
+def test_what_an_image_was_built_with_is_not_compiled_again(elsewhere):
+    elsewhere.home.touch()
+    assert elsewhere.compiles()  # beside the source
+    assert not elsewhere.compiles(READ_ONLY=str(elsewhere.package))
+    given = elsewhere.package.parent / "given"
+    shutil.rmtree(elsewhere.package / "_search" / "__pycache__")
+    assert elsewhere.compiles(NUMBA_CACHE_DIR=str(given))
+    shutil.rmtree(elsewhere.temporary)
+    elsewhere.temporary.mkdir()
+    assert not elsewhere.compiles(NUMBA_CACHE_DIR=str(given), READ_ONLY=str(elsewhere.package.parent))

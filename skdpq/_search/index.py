@@ -58,7 +58,9 @@ class CodeIndex:
     @property
     def ids(self):
         """Ids of the items, ascending: (n,) int64."""
-        return np.sort(self._in_segments("ids"))
+        ids = self._in_segments("ids")
+        ids.sort()
+        return ids
 
     @property
     def codes(self):

@@ -16,10 +16,10 @@ a function, which takes as long as the scan of a few blocks.
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 
+from .compiling import kernel, subroutine
 from .simd import BLOCK_CODES, VECTOR_BYTES, mark_block, mark_queries, trailing_zeros
-from .topk import drop_far, expand, make_key, merge_found, no_candidates, position_of, threshold_of_nearest
+from .topk import drop_far, expand_each, make_key, no_candidates
 
 TOGETHER_QUERIES = VECTOR_BYTES  # whose 8-bit sums are formed side by side where there is no SIMD look-up
 _MAX_SUM = 254  # largest 8-bit sum that is not excluded
@@ -75,7 +75,7 @@ class _Queries(NamedTuple):
     max_sums: np.ndarray
 
 
-@njit(nogil=True, cache=True)
+@subroutine
 def quantize(table, nearest, threshold, table_u8):
     """Round the entries of a table down to 8 bits, for distances up to a threshold.
 
@@ -114,16 +114,17 @@ def quantize(table, nearest, threshold, table_u8):
     return _MAX_SUM
 
 
-@njit(nogil=True, cache=True)
-def _aligned_tables(shape):
-    """Allocate 8-bit tables where no vector crosses a cache line."""
-    n = shape[0] * shape[1] * shape[2]
-    buffer = np.zeros(n + VECTOR_BYTES, dtype=np.uint8)
+@subroutine(inline="always")
+def _aligned_tables(n_tables, n_rows, width):
+    """Allocate 8-bit tables, of zeros, where no vector crosses a cache line."""
+    n = n_tables * n_rows * width
+    buffer = np.empty(n + VECTOR_BYTES, dtype=np.uint8)
+    buffer[:] = 0
     start = VECTOR_BYTES - buffer.ctypes.data % VECTOR_BYTES
-    return buffer[start : start + n].reshape(shape)
+    return buffer[start : start + n].reshape((n_tables, n_rows, width))
 
 
-@njit(nogil=True, cache=True, forceinline=True)
+@subroutine(forceinline=True)
 def _block_distances(table, blocks, b, out):
     """Compute the distances of a block of codes."""
     M = blocks.shape[1]
@@ -140,7 +141,7 @@ def _block_distances(table, blocks, b, out):
             out[i] += t[z[i]]
 
 
-@njit(nogil=True, cache=True)
+@subroutine
 def _code_distance(table, blocks, block, i):
     """Compute the distance of one code."""
     distance = np.float32(0)
@@ -149,7 +150,7 @@ def _code_distance(table, blocks, block, i):
     return distance
 
 
-@njit(nogil=True, cache=True)
+@subroutine(inline="always")
 def _mark_by_distance(distances, threshold, masks):
     """Set bit i of the masks where a distance is at most the threshold, and return their union."""
     union = np.uint64(0)
@@ -162,7 +163,7 @@ def _mark_by_distance(distances, threshold, masks):
     return union
 
 
-@njit(nogil=True, cache=True)
+@subroutine
 def _collect(segment, query, block, stop, keys, n_keys, n_full, scratch, masks):
     """Append the keys of all codes that a query's filter lets through, block by block, until more than `n_full` are.
 
@@ -214,7 +215,7 @@ def _collect(segment, query, block, stop, keys, n_keys, n_full, scratch, masks):
     return block, n_keys
 
 
-@njit(nogil=True, cache=True)
+@subroutine(inline="always")
 def _block_of(blocks, code):
     """Return the first block whose last code does not come before `code`; the last block if all do."""
     M = blocks.shape[1]
@@ -232,21 +233,11 @@ def _block_of(blocks, code):
     return low
 
 
-@njit(nogil=True, cache=True)
-def _threshold_in_block(segment, table, block, k):
-    """Return a distance up to which a block has k items; infinite if it has fewer."""
-    distances = np.empty(BLOCK_CODES, dtype=np.float32)
-    counts = np.empty(BLOCK_CODES, dtype=np.int32)
-    _block_distances(table, segment.blocks, block, distances)
-    n = min(BLOCK_CODES, len(segment.counts) - block * BLOCK_CODES)
-    for i in range(n):
-        counts[i] = segment.counts[block * BLOCK_CODES + i]
-    return threshold_of_nearest(distances[:n], counts[:n], k)
+@kernel
+def scan_nearest(segment, tables, nearest, n_registers, chunk_blocks, first, last, distances):
+    """Collect the codes of the k nearest items of each query in some blocks of a segment.
 
-
-@njit(nogil=True, cache=True)
-def scan_nearest(segment, tables, nearest, n_registers, chunk_blocks, first, last, distances, ids):
-    """Find the k nearest items of each query in some blocks of a segment, and merge them with what was found before.
+    `topk.merge_found` takes them; it is called from Python, as it takes long to compile, and once will do.
 
     Parameters
     ----------
@@ -263,42 +254,46 @@ def scan_nearest(segment, tables, nearest, n_registers, chunk_blocks, first, las
     first, last : int
         The blocks to scan.
     distances : ndarray of shape (n_queries, k), float32
-        Squared distances found before, ascending, infinite where there are none; overwritten.
-    ids : ndarray of shape (n_queries, k), int64
-        Their ids, ascending at equal distance; overwritten.
+        Squared distances found before, ascending, infinite where there are none.
+
+    Returns
+    -------
+    keys : ndarray of shape (n_queries, n), uint64
+        Keys of codes that may be among the k nearest, all that are among them.
+    n_keys : ndarray of shape (n_queries,), int64
+        How many keys each query has.
     """
     n_queries, M, _ = tables.shape
     candidates = no_candidates(segment, distances)
     thresholds = candidates.thresholds
-    tables_u8 = _aligned_tables((n_queries if n_registers else 1, M, VECTOR_BYTES * max(n_registers, 1)))
-    max_sums = np.zeros(n_queries, dtype=np.int64)
-    own = np.empty(n_queries, dtype=np.int64)  # the chunk around where each query's own code would stand
+    tables_u8 = _aligned_tables(n_queries if n_registers else np.int64(1), M, VECTOR_BYTES * max(n_registers, 1))
+    max_sums = np.empty(n_queries, dtype=np.int64)
+    own = np.empty(n_queries, dtype=np.int64)  # the chunk that begins where each query's own code would stand
     for q in range(n_queries):
-        block = max(first, min(_block_of(segment.blocks, nearest[q]), last - 1))
-        own[q] = max(first, min(block, last - chunk_blocks))
-        thresholds[q] = min(thresholds[q], _threshold_in_block(segment, tables[q], block, candidates.k))
-        if n_registers:
-            max_sums[q] = quantize(tables[q], nearest[q], thresholds[q], tables_u8[q])
+        own[q] = max(first, min(_block_of(segment.blocks, nearest[q]), last - chunk_blocks))
+        max_sums[q] = quantize(tables[q], nearest[q], thresholds[q], tables_u8[q]) if n_registers else 0
 
     queries = _Queries(tables, nearest, n_registers, tables_u8, max_sums)
     scratch = np.empty(BLOCK_CODES, dtype=np.float32)
     masks = np.empty(BLOCK_CODES // 64, dtype=np.uint64)
 
-    # First each query's own chunk, so that its threshold is soon a close one.
-    _visit(segment, queries, candidates, own, np.minimum(own + chunk_blocks, last), scratch, masks)
-    # Then everything else, chunk by chunk: what one query has brought into the cache, the others find there.
-    starts, stops = np.empty_like(own), np.empty_like(own)
-    for chunk in range(first, last, chunk_blocks):
-        stop = min(chunk + chunk_blocks, last)
+    starts, stops = np.empty(n_queries, dtype=np.int64), np.empty(n_queries, dtype=np.int64)
+    # First each query's own chunk, so that its threshold is soon a close one. Then everything else, chunk by chunk:
+    # what one query has brought into the cache, the others find there.
+    for chunk in range(first - chunk_blocks, last, chunk_blocks):
         for q in range(n_queries):
-            before = chunk < own[q]
-            starts[q] = chunk if before else max(chunk, own[q] + chunk_blocks)
-            stops[q] = min(stop, own[q]) if before else stop
+            own_stop = min(own[q] + chunk_blocks, last)
+            if chunk < first:
+                starts[q], stops[q] = own[q], own_stop
+            elif chunk < own[q]:
+                starts[q], stops[q] = chunk, min(chunk + chunk_blocks, own[q])
+            else:
+                starts[q], stops[q] = max(chunk, own_stop), min(chunk + chunk_blocks, last)
         _visit(segment, queries, candidates, starts, stops, scratch, masks)
-    merge_found(candidates.keys, candidates.n_keys, segment, distances, ids)
+    return candidates.keys, candidates.n_keys
 
 
-@njit(nogil=True, cache=True, inline="always")
+@subroutine(inline="always")
 def _visit(segment, queries, candidates, starts, stops, scratch, masks):
     """Collect the candidates of each query between two blocks of its own."""
     tables, nearest, n_registers, tables_u8, max_sums = queries
@@ -316,8 +311,8 @@ def _visit(segment, queries, candidates, starts, stops, scratch, masks):
                 max_sums[q] = quantize(tables[q], nearest[q], candidates.thresholds[q], table_u8)
 
 
-@njit(nogil=True, cache=True)
-def scan_nearest_together(segment, tables, nearest, first, last, distances, ids):
+@kernel
+def scan_nearest_together(segment, tables, nearest, first, last, distances):
     """Do as `scan_nearest` for up to 64 queries at a time, without SIMD look-ups.
 
     The 8-bit tables of all queries lie side by side, so that the entries of one codeword are one load, and the
@@ -325,20 +320,26 @@ def scan_nearest_together(segment, tables, nearest, first, last, distances, ids)
 
     Parameters
     ----------
-    segment, tables, nearest, first, last, distances, ids
+    segment, tables, nearest, first, last, distances
         As for `scan_nearest`; K is at most 256.
+
+    Returns
+    -------
+    keys, n_keys : ndarray
+        As from `scan_nearest`.
     """
     n_queries, M, K = tables.shape
     blocks = segment.blocks
     candidates = no_candidates(segment, distances)
     _, keys, n_keys, n_full, _, thresholds = candidates
-    tables_u8 = _aligned_tables((M, K, TOGETHER_QUERIES))
+    tables_u8 = _aligned_tables(M, K, np.int64(TOGETHER_QUERIES))
     tables_u8[0] = 255  # where there is no query, nothing is let through
     column = np.empty((M, K), dtype=np.uint8)
     for q in range(n_queries):
         _quantize_column(tables[q], nearest[q], thresholds[q], column, tables_u8, q)
     n_leading = min(_LEADING_PARTS, M)
-    zero = np.zeros(TOGETHER_QUERIES, dtype=np.uint8)
+    zero = np.empty(TOGETHER_QUERIES, dtype=np.uint8)
+    zero[:] = 0
     leading = np.empty(TOGETHER_QUERIES, dtype=np.uint8)
     total = np.empty(TOGETHER_QUERIES, dtype=np.uint8)
     address = tables_u8.ctypes.data
@@ -366,10 +367,10 @@ def scan_nearest_together(segment, tables, nearest, first, last, distances, ids)
                     if n_keys[q] > n_full[q] and drop_far(candidates, q, segment):
                         _quantize_column(tables[q], nearest[q], thresholds[q], column, tables_u8, q)
                         stale = True
-    merge_found(keys, n_keys, segment, distances, ids)
+    return keys, n_keys
 
 
-@njit(nogil=True, cache=True)
+@subroutine
 def _quantize_column(table, nearest, threshold, column, tables_u8, q):
     """Quantize the table of query q, among tables that lie side by side; exclude all where nothing is within."""
     max_sum = quantize(table, nearest, threshold, column)
@@ -378,7 +379,7 @@ def _quantize_column(table, nearest, threshold, column, tables_u8, q):
             tables_u8[m, z, q] = column[m, z] if max_sum >= 0 else np.uint8(255)
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def scan_radius(segment, tables, nearest, n_registers, threshold):
     """Find all items of a segment up to a squared distance.
 
@@ -399,45 +400,27 @@ def scan_radius(segment, tables, nearest, n_registers, threshold):
         The items' ids, ascending at equal distance.
     """
     n_queries, M, _ = tables.shape
-    counts = np.empty(n_queries, dtype=np.int64)
-    distances = np.empty(0, dtype=np.float32)
-    ids = np.empty(0, dtype=np.int64)
-    keys = np.empty(4 * BLOCK_CODES, dtype=np.uint64)
-    table_u8 = _aligned_tables((1, M, VECTOR_BYTES * max(n_registers, 1)))[0]
-    max_sum = 0
-    n_results = 0
-    for q in range(n_queries):
-        if n_registers:
-            max_sum = quantize(tables[q], nearest[q], threshold, table_u8)
-        keys, n_keys = _collect_all(segment, _Filter(tables[q], table_u8, n_registers, max_sum, threshold), keys)
-        n_items = np.int64(0)
-        for i in range(n_keys):
-            n_items += segment.counts[position_of(keys[i])]
-        if n_results + n_items > len(ids):
-            n_more = len(ids) + n_items
-            distances = np.concatenate((distances, np.empty(n_more, dtype=np.float32)))
-            ids = np.concatenate((ids, np.empty(n_more, dtype=np.int64)))
-        counts[q] = expand(np.sort(keys[:n_keys]), segment, n_items, distances[n_results:], ids[n_results:])
-        n_results += counts[q]
-    return counts, distances[:n_results].copy(), ids[:n_results].copy()
-
-
-@njit(nogil=True, cache=True, inline="always")
-def _collect_all(segment, query, keys):
-    """Return the keys of all codes that a query's filter lets through, and how many; `keys` grow as needed."""
     scratch = np.empty(BLOCK_CODES, dtype=np.float32)
     masks = np.empty(BLOCK_CODES // 64, dtype=np.uint64)
+    keys = np.empty(4 * BLOCK_CODES, dtype=np.uint64)  # of all queries, one after the other
+    ends = np.empty(n_queries, dtype=np.int64)
+    table_u8 = _aligned_tables(np.int64(1), M, VECTOR_BYTES * max(n_registers, 1))[0]
     last = len(segment.blocks)
-    block, n_keys = np.int64(0), np.int64(0)  # a literal would compile what is called a second time
-    while block < last:
-        n_full = len(keys) - BLOCK_CODES - 1
-        block, n_keys = _collect(segment, query, block, last, keys, n_keys, n_full, scratch, masks)
-        if n_keys > n_full:
-            keys = np.concatenate((keys, np.empty(len(keys), dtype=np.uint64)))
-    return keys, n_keys
+    n_keys = np.int64(0)  # a literal would compile what is called a second time
+    for q in range(n_queries):
+        max_sum = quantize(tables[q], nearest[q], threshold, table_u8) if n_registers else 0
+        query = _Filter(tables[q], table_u8, n_registers, max_sum, threshold)
+        block = np.int64(0)
+        while block < last:
+            n_full = len(keys) - BLOCK_CODES - 1
+            block, n_keys = _collect(segment, query, block, last, keys, n_keys, n_full, scratch, masks)
+            if n_keys > n_full:
+                keys = np.concatenate((keys, np.empty(len(keys), dtype=np.uint64)))
+        ends[q] = n_keys
+    return expand_each(keys, ends, segment)
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def all_distances(table, blocks, out):
     """Compute the distances of all codes of a segment to one query.
 

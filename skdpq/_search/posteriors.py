@@ -11,8 +11,8 @@ import math
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 
+from .compiling import kernel, subroutine
 from .simd import BLOCK_CODES, bits_double, double_bits
 from .tables import as_float32
 
@@ -78,7 +78,7 @@ def check_classifier(lutc, bias, M, K):
     return CodeClassifier(lutc, bias)
 
 
-@njit(nogil=True, cache=True, forceinline=True)
+@subroutine(forceinline=True)
 def exp(x):
     """Return exp(x) of a float64 that is not positive, to some 1e-16 of its value."""
     x = max(x, _LEAST_EXPONENT)
@@ -91,7 +91,7 @@ def exp(x):
     return power * bits_double((double_bits(shifted) + np.uint64(1023)) << np.uint64(52))
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def code_posteriors(codes, classifier):
     """Return the posteriors of codes.
 
@@ -114,7 +114,7 @@ def code_posteriors(codes, classifier):
     return posteriors
 
 
-@njit(nogil=True, cache=True)
+@subroutine
 def block_posteriors(codes, n, classifier, rows, scores, posteriors):
     """Compute the posteriors of a block of codes.
 
@@ -142,7 +142,7 @@ def block_posteriors(codes, n, classifier, rows, scores, posteriors):
                 posteriors[c, first + i] = rows[i, c]
 
 
-@njit(nogil=True, cache=True)
+@subroutine
 def code_summary(code, classifier, scores):
     """Return a code's most probable class, the probability of all others, its largest score, and its normalizer.
 
@@ -157,7 +157,7 @@ def code_summary(code, classifier, scores):
     return top, (total - 1) / total, highest, 1 / total
 
 
-@njit(nogil=True, cache=True)
+@subroutine
 def code_posterior(code, classifier, scores, posterior):
     """Write the posterior of a code, (C,) float32; `scores` is (C,), float64, to work in."""
     normalizer = 1 / _exponentials(scores, code_scores(code, classifier, scores))
@@ -165,7 +165,7 @@ def code_posterior(code, classifier, scores, posterior):
         posterior[c] = np.float32(scores[c] * normalizer)
 
 
-@njit(nogil=True, cache=True)
+@subroutine
 def code_scores(code, classifier, scores):
     """Write the scores of a code, (C,) float64, and return the largest."""
     lutc, bias = classifier
@@ -196,7 +196,7 @@ def code_scores(code, classifier, scores):
     return max(max(max(h0, h1), max(h2, h3)), max(max(h4, h5), max(h6, h7)))
 
 
-@njit(nogil=True, cache=True)
+@subroutine
 def _exponentials(scores, highest):
     """Replace scores by the exponentials of how much they are below the highest, and return their sum."""
     C = len(scores)

@@ -6,9 +6,9 @@ the groups, so the two counts are all that it needs.
 """
 
 import numpy as np
-from numba import njit
 
 from . import relevance_kernels
+from .compiling import kernel, subroutine
 from .kernels import all_distances
 from .posteriors import KEPT_POSTERIORS
 from .segments import build
@@ -105,7 +105,7 @@ class CodeGroups:
         return distances
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def tie_groups(distances, counts, relevant):
     """Rank distinct codes by their distance to one query, and merge equal distances.
 
@@ -124,14 +124,15 @@ def tie_groups(distances, counts, relevant):
         Items and relevant items of every group, in ascending distance.
     """
     U = len(distances)
-    digits = np.zeros((len(_SHIFTS), 1 << _DIGIT_BITS), dtype=np.int64)
-    source = np.empty(U, dtype=np.uint64)
+    digits = np.empty((len(_SHIFTS), 1 << _DIGIT_BITS), dtype=np.int64)
+    digits[:] = 0
+    source, target = np.empty(U, dtype=np.uint64), np.empty(U, dtype=np.uint64)
     for u in range(U):
         key = float_bits(distances[u])
         source[u] = (np.uint64(key) << np.uint64(32)) | np.uint64(u)
         for p, shift in enumerate(_SHIFTS):
             digits[p, (key >> np.uint32(shift)) & np.uint32((1 << _DIGIT_BITS) - 1)] += 1
-    keyed = _radix_sort(source, digits)
+    keyed = _radix_sort(source, target, digits)
 
     n = np.empty(U, dtype=np.int64)
     r = np.empty(U, dtype=np.int64)
@@ -150,10 +151,9 @@ def tie_groups(distances, counts, relevant):
     return n[: g + 1], r[: g + 1]
 
 
-@njit(nogil=True, cache=True)
-def _radix_sort(source, digits):
-    """Sort (key << 32 | payload) by key; `digits` holds how often each digit occurs in each pass. Overwrites both."""
-    target = np.empty_like(source)
+@subroutine(inline="always")
+def _radix_sort(source, target, digits):
+    """Sort (key << 32 | payload) by key; `digits` holds how often each digit occurs in each pass. Overwrites all."""
     for p, shift in enumerate(_SHIFTS):
         ends = digits[p]
         shift = np.uint64(32 + shift)
@@ -203,7 +203,16 @@ def tie_groups_from_distances(distances, relevant):
     return n, r
 
 
-@njit(nogil=True, cache=True)
+@subroutine(inline="always")
+def _total(counts):
+    """Return the sum of counts, (G,) int64; np.sum takes long to compile."""
+    total = np.int64(0)
+    for count in counts:
+        total += count
+    return total
+
+
+@kernel
 def average_precision(n, r, k):
     """Return expected AP@k; see `skdpq.metrics.mean_average_precision`."""
     before = 0  # items, and relevant ones, before the group
@@ -221,18 +230,18 @@ def average_precision(n, r, k):
             total += group * (r[g] / n[g])
         before += n[g]
         found += r[g]
-    n_relevant = r.sum()
+    n_relevant = _total(r)
     return total / min(n_relevant, k) if n_relevant else 0.0
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def interpolated_average_precision(n, r, n_points):
     """Return interpolated AP; see `skdpq.metrics.interpolated_mean_average_precision`."""
-    n_relevant = r.sum()
+    n_relevant = _total(r)
     if n_relevant == 0:
         return 0.0
     steps = n_points - 1
-    before = n.sum()
+    before = _total(n)
     found = n_relevant
     best = 0.0  # the largest precision at the end of this group or a later one; groups go from the last to the first
     total = 0.0
@@ -254,20 +263,20 @@ def interpolated_average_precision(n, r, n_points):
     return (total + best) / n_points  # level 0 takes the whole curve, whose maximum is at the end of a group
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def precision(n, r, k):
     """Return expected precision at k; see `skdpq.metrics.precision_at_k`."""
     return _expected_found(n, r, k) / k
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def recall(n, r, k):
     """Return expected recall at k; see `skdpq.metrics.recall_at_k`."""
-    n_relevant = r.sum()
+    n_relevant = _total(r)
     return _expected_found(n, r, k) / n_relevant if n_relevant else 0.0
 
 
-@njit(nogil=True, cache=True)
+@subroutine
 def _expected_found(n, r, k):
     """Return the expected number of relevant items among the first k."""
     before = 0

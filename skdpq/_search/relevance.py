@@ -22,6 +22,7 @@ from .relevance_kernels import Leading, Prepared, fill_maxima, fill_posteriors, 
 from .results import concatenate, join, nothing
 from .simd import BLOCK_CODES
 from .tables import as_float32
+from .topk import merge_found
 
 _prepared: dict = {}  # by segment
 
@@ -162,7 +163,8 @@ def nearest(segments, queries, k, plan):
         leading = _leading(queries.posteriors(block), plan)
         for segment, prepared in zip(segments, known, strict=True):
             chunk_blocks = max(1, plan.chunk_bytes // prepared.posteriors[0].nbytes) if len(prepared.posteriors) else 1
-            scan_nearest(segment, prepared, leading, chunk_blocks, distances[block], ids[block])
+            candidates = scan_nearest(segment, prepared, leading, chunk_blocks, distances[block])
+            merge_found(*candidates, segment, distances[block], ids[block])
 
     run(search, plan.blocks(segments, len(queries), C, n_threads, plan.block_keys // (2 * k + BLOCK_CODES)), n_threads)
     return distances, ids

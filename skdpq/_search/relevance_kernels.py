@@ -19,11 +19,11 @@ import math
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 
+from .compiling import kernel, subroutine
 from .posteriors import ROW_CODES, CodeClassifier, block_posteriors, code_posterior, code_scores, code_summary, exp
 from .simd import BLOCK_CODES, bits_float
-from .topk import drop_far, expand, make_key, merge_found, no_candidates, position_of, threshold_of_nearest
+from .topk import drop_far, expand_each, make_key, no_candidates, threshold_of_nearest
 
 _ROUNDING = 2.0**-22  # more than twice the relative error of a float32 number
 _MANY = 16  # codes of a block that are let through; for more, their posteriors are computed for the whole block
@@ -112,13 +112,13 @@ class _Scratch(NamedTuple):
     class_scores: np.ndarray
 
 
-@njit(nogil=True, cache=True, forceinline=True)
+@subroutine(forceinline=True)
 def _distance(product):
     """Return the distance of a code whose posterior has this product with the query's."""
     return np.float32(max(0.0, 1.0 - product))
 
 
-@njit(nogil=True, cache=True, forceinline=True)
+@subroutine(forceinline=True)
 def _bounded_distance(product, C):
     """Return a distance that is not larger than any whose product is at most this one, to rounding of C additions."""
     return _distance(product + (C + 64) * 2.0**-50)
@@ -127,7 +127,7 @@ def _bounded_distance(product, C):
 # Preparation
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def summarize(blocks, first, classifier, tops, doubts, scales):
     """Find the most probable class of codes, and the probability of all others.
 
@@ -151,7 +151,7 @@ def summarize(blocks, first, classifier, tops, doubts, scales):
         tops[i], doubts[i], scales[0, i], scales[1, i] = code_summary(code, classifier, scores)
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def fill_posteriors(blocks, n_codes, first, last, classifier, posteriors, maxima):
     """Compute all posteriors in some blocks, and the largest of each class.
 
@@ -184,7 +184,7 @@ def fill_posteriors(blocks, n_codes, first, last, classifier, posteriors, maxima
             maxima[b, c] = bits_float(largest)
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def fill_maxima(blocks, scales, first, last, classifier, maxima):
     """Bound the posteriors of each class in some blocks, by one exponential of a class and block.
 
@@ -217,7 +217,7 @@ def fill_maxima(blocks, scales, first, last, classifier, maxima):
 # Bounds
 
 
-@njit(nogil=True, cache=True)
+@subroutine
 def _bound_blocks(prepared, queries, q, total, left, least):
     """Write the least distance that a code of each block may have from a query; `total` and `left` are to work in."""
     posterior, C = queries.posteriors[q], queries.posteriors.shape[1]
@@ -237,7 +237,7 @@ def _bound_blocks(prepared, queries, q, total, left, least):
         least[b] = _bounded_distance(total[b] + rest * left[b], C)
 
 
-@njit(nogil=True, cache=True)
+@subroutine
 def _mark_near(prepared, queries, q, block, threshold, scratch):
     """Write which codes of a block may be up to a threshold from a query, and return how many; posteriors are not kept.
 
@@ -274,7 +274,7 @@ def _mark_near(prepared, queries, q, block, threshold, scratch):
     return n_near
 
 
-@njit(nogil=True, cache=True)
+@subroutine
 def _threshold_in_block(segment, prepared, queries, q, block, k, scratch):
     """Return a distance up to which a block has k items, by a query's most probable classes alone; posteriors not kept.
 
@@ -293,7 +293,7 @@ def _threshold_in_block(segment, prepared, queries, q, block, k, scratch):
 # Distances
 
 
-@njit(nogil=True, cache=True)
+@subroutine
 def _block_distances(posterior, posteriors, total, distances):
     """Compute the distances of a block of codes with posteriors (C, 256) from a query; `total` is to work in."""
     C = len(posterior)
@@ -314,7 +314,7 @@ def _block_distances(posterior, posteriors, total, distances):
         distances[i] = _distance(total[i])
 
 
-@njit(nogil=True, cache=True)
+@subroutine
 def _code_distance(posterior, code_posterior):
     """Compute the distance of one code with a posterior (C,) from a query."""
     total = 0.0
@@ -323,7 +323,7 @@ def _code_distance(posterior, code_posterior):
     return _distance(total)
 
 
-@njit(nogil=True, cache=True)
+@subroutine
 def _posteriors_of(prepared, block, scratch):
     """Return the posteriors of a block, (C, 256), which are computed unless they are kept or were the last."""
     if len(prepared.posteriors):
@@ -336,7 +336,7 @@ def _posteriors_of(prepared, block, scratch):
     return scratch.posteriors
 
 
-@njit(nogil=True, cache=True)
+@subroutine
 def _no_scratch(prepared):
     C = len(prepared.maxima)
     n_rows = 0 if len(prepared.posteriors) else C
@@ -356,7 +356,7 @@ def _no_scratch(prepared):
 # Scans
 
 
-@njit(nogil=True, cache=True)
+@subroutine
 def _collect(prepared, queries, q, block, threshold, scratch, keys, n_keys):
     """Append the keys of all codes of a block that are up to a threshold from a query; return how many keys there are.
 
@@ -384,9 +384,9 @@ def _collect(prepared, queries, q, block, threshold, scratch, keys, n_keys):
     return n_keys
 
 
-@njit(nogil=True, cache=True)
-def scan_nearest(segment, prepared, queries, chunk_blocks, distances, ids):
-    """Find the k most relevant items of a segment for each query, and merge them with what was found before.
+@kernel
+def scan_nearest(segment, prepared, queries, chunk_blocks, distances):
+    """Collect the codes of the k most relevant items of a segment for each query; `topk.merge_found` takes them.
 
     Parameters
     ----------
@@ -399,9 +399,12 @@ def scan_nearest(segment, prepared, queries, chunk_blocks, distances, ids):
     chunk_blocks : int
         How many blocks all queries see in turn.
     distances : ndarray of shape (n_queries, k), float32
-        Distances found before, ascending, infinite where there are none; overwritten.
-    ids : ndarray of shape (n_queries, k), int64
-        Their ids, ascending at equal distance; overwritten.
+        Distances found before, ascending, infinite where there are none.
+
+    Returns
+    -------
+    keys, n_keys : ndarray
+        As from `kernels.scan_nearest`.
     """
     n_queries, B = len(queries.posteriors), prepared.maxima.shape[1]
     candidates = no_candidates(segment, distances)
@@ -429,10 +432,10 @@ def scan_nearest(segment, prepared, queries, chunk_blocks, distances, ids):
                 is_own = own[q] <= block < own[q] + n_own
                 if least[q, block] <= candidates.thresholds[q] and not is_own:
                     _visit(segment, prepared, queries, q, block, candidates, scratch)
-    merge_found(candidates.keys, candidates.n_keys, segment, distances, ids)
+    return candidates.keys, candidates.n_keys
 
 
-@njit(nogil=True, cache=True)
+@subroutine
 def _visit(segment, prepared, queries, q, block, candidates, scratch):
     """Collect the candidates of a query in a block."""
     threshold, n_keys = candidates.thresholds[q], candidates.n_keys[q]
@@ -442,7 +445,7 @@ def _visit(segment, prepared, queries, q, block, candidates, scratch):
         drop_far(candidates, q, segment)
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def scan_radius(segment, prepared, queries, threshold):
     """Find all items of a segment up to a distance.
 
@@ -462,24 +465,12 @@ def scan_radius(segment, prepared, queries, threshold):
     ids : ndarray of shape (n_results,), int64
         The items' ids, ascending at equal distance.
     """
-    keys, ends = _collect_all(prepared, queries, threshold)
-    n_queries = len(queries.posteriors)
-    counts = np.zeros(n_queries, dtype=np.int64)
-    for q in range(n_queries):
-        for i in range(ends[q], ends[q + 1]):
-            counts[q] += segment.counts[position_of(keys[i])]
-    distances = np.empty(counts.sum(), dtype=np.float32)
-    ids = np.empty(len(distances), dtype=np.int64)
-    start = 0
-    for q in range(n_queries):
-        expand(np.sort(keys[ends[q] : ends[q + 1]]), segment, counts[q], distances[start:], ids[start:])
-        start += counts[q]
-    return counts, distances, ids
+    return expand_each(*_collect_all(prepared, queries, threshold), segment)
 
 
-@njit(nogil=True, cache=True)
+@subroutine
 def _collect_all(prepared, queries, threshold):
-    """Return the keys of all codes up to a threshold from each query, one query after the other, and where each starts.
+    """Return the keys of all codes up to a threshold from each query, one query after the other, and where each ends.
 
     All queries see a block in turn, so that its posteriors need to be computed only once.
     """
@@ -491,7 +482,7 @@ def _collect_all(prepared, queries, threshold):
         _bound_blocks(prepared, queries, q, total, left, least[q])
     keys = np.empty(4 * BLOCK_CODES, dtype=np.uint64)
     owners = np.empty(len(keys), dtype=np.int32)
-    ends = np.zeros(n_queries + 1, dtype=np.int64)
+    n_of_query = np.zeros(n_queries, dtype=np.int64)
     n_keys = np.int64(0)
     for block in range(B):
         for q in range(n_queries):
@@ -502,17 +493,17 @@ def _collect_all(prepared, queries, threshold):
                 owners = np.concatenate((owners, np.empty(len(owners), dtype=np.int32)))
             n_before, n_keys = n_keys, _collect(prepared, queries, q, block, threshold, scratch, keys, n_keys)
             owners[n_before:n_keys] = q
-            ends[q + 1] += n_keys - n_before
-    ends = np.cumsum(ends)
-    sorted_keys = np.empty(n_keys, dtype=np.uint64)
-    to = ends.copy()
+            n_of_query[q] += n_keys - n_before
+    ends = np.cumsum(n_of_query)
+    by_owner = np.empty(n_keys, dtype=np.uint64)
+    to = ends - n_of_query
     for i in range(n_keys):
-        sorted_keys[to[owners[i]]] = keys[i]
+        by_owner[to[owners[i]]] = keys[i]
         to[owners[i]] += 1
-    return sorted_keys, ends
+    return by_owner, ends
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def all_distances(queries, blocks, classifier, posteriors, out):
     """Compute the distances of all codes of a segment from some queries.
 

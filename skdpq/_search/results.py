@@ -6,17 +6,19 @@ query's results ascend by (distance, id).
 """
 
 import numpy as np
-from numba import njit
 
+from .compiling import kernel
+
+NO_ID = np.iinfo(np.int64).max  # of what has not been found
 NONE = np.empty(0, np.int64), np.empty(0, np.float32), np.empty(0, np.int64)  # counts, distances, ids of no query
 
 
 def nothing(n_queries, k):
     """Return distances and ids, (n_queries, k), among which nothing has been found yet."""
-    return np.full((n_queries, k), np.inf, dtype=np.float32), np.full((n_queries, k), np.iinfo(np.int64).max)
+    return np.full((n_queries, k), np.inf, dtype=np.float32), np.full((n_queries, k), NO_ID)
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def merge_nearest(distances, ids, other_distances, other_ids):
     """Merge, in place, the nearest items of each query with others, and keep as many as there were.
 
@@ -63,7 +65,7 @@ def concatenate(found):
     return tuple(map(np.concatenate, zip(NONE, *found, strict=True)))
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def count_others(query_of_item, item_ids, starts, ids):
     """Return how many results each item has without itself, (n,) int64; parameters are those of `without_self`."""
     counts = np.empty(len(item_ids), dtype=np.int64)
@@ -76,7 +78,7 @@ def count_others(query_of_item, item_ids, starts, ids):
     return counts
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def without_self(query_of_item, item_ids, starts, distances, ids, indptr):
     """Copy the results of queries to the items that share them, each item without itself.
 

@@ -14,6 +14,7 @@ from .._threads import run
 from .kernels import TOGETHER_QUERIES, scan_nearest, scan_nearest_together, scan_radius
 from .results import concatenate, join, merge_nearest, nothing
 from .simd import BLOCK_CODES, HAS_SIMD, VECTOR_BYTES, n_registers
+from .topk import merge_found
 
 
 class Plan(NamedTuple):
@@ -205,8 +206,10 @@ def _scan_nearest(segments, tables, found, shard, n_shards, plan):
             continue
         if not together:
             chunk_blocks = max(1, plan.chunk_bytes // segment.blocks[0].nbytes)
-            scan_nearest(segment, tables, nearest, registers, chunk_blocks, first, last, *found)
+            candidates = scan_nearest(segment, tables, nearest, registers, chunk_blocks, first, last, found[0])
+            merge_found(*candidates, segment, *found)
             continue
         for start in range(0, n_queries, TOGETHER_QUERIES):
             q = slice(start, start + TOGETHER_QUERIES)
-            scan_nearest_together(segment, tables[q], nearest[q], first, last, *(array[q] for array in found))
+            candidates = scan_nearest_together(segment, tables[q], nearest[q], first, last, found[0][q])
+            merge_found(*candidates, segment, *(array[q] for array in found))

@@ -304,7 +304,7 @@ def _on_device(segment, device):
     """
     key = id(segment.blocks), device
     if key not in _stored:
-        lowest_ids = segment.ids[segment.first_items()]
+        lowest_ids = segment.ids[segment.first_items()].astype(np.int64)  # torch knows little of uint32
         order = np.argsort(lowest_ids)
         codes = segment.codes()[order]
         codes = codes.view(np.int16) if codes.itemsize == 2 else codes  # of uint16, torch knows little

@@ -5,13 +5,13 @@
 Codes stand in blocks of 256, one row a part, (B, M, 256). Being in lexicographic order, neighboring codes begin
 alike: blocks whose codes all share their first parts form runs, which a scan can pass over by one comparison. A code
 has up to 255 items, of which one byte holds the number; a code with more is stored again. So a segment takes M bytes
-(2 M above 256 codewords) a distinct code, at most 1.2 bytes more, and 8 bytes an item for its id.
+(2 M above 256 codewords) a distinct code, at most 1.2 bytes more, and 4 bytes an item for its id, 8 where an id has
+more than 32 bits.
 """
 
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 
 from .simd import BLOCK_CODES
 
@@ -34,8 +34,9 @@ class Segment(NamedTuple):
         How many items each code has.
     offsets : ndarray of shape (ceil(n_codes / 64),), int64
         How many items come before code 0, 64, 128, ...
-    ids : ndarray of shape (n_items,), int64
-        Ids of the items, in the order of their codes, ascending for each.
+    ids : ndarray of shape (n_items,), uint32 or int64
+        Ids of the items, in the order of their codes, ascending for each. Not the smallest type that holds them: Numba
+        compiles the kernels for each.
     """
 
     blocks: np.ndarray
@@ -69,7 +70,7 @@ def build(codes, ids):
     ----------
     codes : ndarray of shape (n, M), uint8 or uint16
         Their codes, n from 1 to 2**32 - 1.
-    ids : ndarray of shape (n,), int64
+    ids : ndarray of shape (n,), uint32 or int64
         Their ids, no two equal.
 
     Returns
@@ -156,7 +157,12 @@ def _from_sorted(codes, ids, order, new):
     rows[:n_codes] = order[starts]
     blocks = _aligned(codes[rows].reshape(B, BLOCK_CODES, M).transpose(0, 2, 1))
     offsets = np.ascontiguousarray(starts[::OFFSET_CODES], dtype=np.int64)
-    return Segment(blocks, *_runs(blocks), counts.astype(np.uint8), offsets, ids)
+    return Segment(blocks, *_runs(blocks), counts.astype(np.uint8), offsets, _narrow(ids))
+
+
+def _narrow(ids):
+    """Return ids in 32 bits where these hold them."""
+    return ids.astype(np.uint32 if ids.max() < 2**32 else np.int64, copy=False)
 
 
 def _aligned(array):
@@ -173,44 +179,33 @@ def _restore(blocks, *others):
     return Segment(_aligned(blocks), *others)
 
 
-@njit(nogil=True, cache=True)
 def _new_codes(words, order):
     """Tell which of the ordered rows differ from the one before."""
-    new = np.ones(len(order), dtype=np.bool_)
-    for i in range(1, len(order)):
-        differs = False
-        for w in range(len(words)):
-            differs |= words[w, order[i]] != words[w, order[i - 1]]
-        new[i] = differs
+    new = np.zeros(len(order), dtype=bool)
+    new[:1] = True
+    for word in words:
+        ordered = word[order]
+        new[1:] |= ordered[1:] != ordered[:-1]
     return new
 
 
-@njit(nogil=True, cache=True)
 def _ascending(ids, order, new):
     """Tell whether the ids of each code ascend."""
-    for i in range(1, len(order)):  # noqa: SIM110, as Numba has no all()
-        if not new[i] and ids[order[i]] < ids[order[i - 1]]:
-            return False
-    return True
+    ordered = ids[order]
+    return bool((new[1:] | (ordered[1:] > ordered[:-1])).all())
 
 
-@njit(nogil=True, cache=True)
 def _runs(blocks):
     """Return the prefix length of each block, and where its run ends."""
-    B, M, _ = blocks.shape
-    prefix_lengths = np.zeros(B, dtype=np.uint8)
-    run_ends = np.empty(B, dtype=np.uint32)
-    for b in range(B):
-        m = 0
-        while m < min(M, 255) and blocks[b, m, 0] == blocks[b, m, BLOCK_CODES - 1]:
-            m += 1
-        prefix_lengths[b] = m
-    for b in range(B - 1, -1, -1):
-        run_ends[b] = b + 1
-        if b + 1 < B and prefix_lengths[b] == prefix_lengths[b + 1]:
-            equal = True
-            for m in range(prefix_lengths[b]):
-                equal &= blocks[b, m, 0] == blocks[b + 1, m, 0]
-            if equal:
-                run_ends[b] = run_ends[b + 1]
-    return prefix_lengths, run_ends
+    first = blocks[:, :255, 0]
+    prefix_lengths = _n_leading(first == blocks[:, :255, BLOCK_CODES - 1])
+    goes_on = prefix_lengths[1:] == prefix_lengths[:-1]
+    goes_on &= _n_leading(first[1:] == first[:-1]) >= prefix_lengths[1:]
+    ends = np.append(np.flatnonzero(~goes_on) + 1, len(blocks))
+    run_ends = np.repeat(ends, np.diff(ends, prepend=0))
+    return prefix_lengths.astype(np.uint8), run_ends.astype(np.uint32)
+
+
+def _n_leading(equal):
+    """Return how many entries of each row are true before the first that is not."""
+    return np.logical_and.accumulate(equal, axis=1).sum(axis=1)

@@ -7,11 +7,11 @@ of the vectors; a search then sums float32 entries in the order of the parts.
 
 from dataclasses import dataclass
 
-import numba
 import numpy as np
 
 from .._arrays import as_array
 from .._codes import decode
+from .compiling import kernel
 
 
 def as_float32(values, what):
@@ -156,7 +156,7 @@ def check_range(largest, M):
         raise ValueError("Expected queries and codebooks whose squared distances fit float32, got larger ones.")
 
 
-@numba.njit(nogil=True, cache=True)
+@kernel
 def _squared_distances(by_dimension, soft, tables):
     M, D, K = by_dimension.shape
     total = np.empty(K, dtype=np.float64)

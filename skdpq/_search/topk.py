@@ -8,13 +8,15 @@ are looked at only where distances tie.
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 
-from .results import merge_nearest
+from .compiling import kernel, subroutine
+from .results import NO_ID, merge_nearest
 from .segments import OFFSET_CODES
 from .simd import BLOCK_CODES, bits_float, float_bits
 
 _SORT_KEYS = 128  # at most so many are sorted by counting
+_SORT_INSERTED, _SORT_DEPTH = 16, 64  # keys of a part that is left to insertion, and parts that may wait
+_NO_RANK = np.int64(2**63 - 1)  # of a key that is not among the nearest
 _BISECTIONS = 12  # leave 1/4096 of the largest distance
 
 
@@ -45,7 +47,7 @@ class Candidates(NamedTuple):
     thresholds: np.ndarray
 
 
-@njit(nogil=True, cache=True)
+@subroutine
 def first_item(segment, u):
     """Return the position of code u's first item among the items of a segment."""
     start = segment.offsets[u // OFFSET_CODES]
@@ -54,67 +56,108 @@ def first_item(segment, u):
     return start
 
 
-@njit(nogil=True, cache=True)
+@subroutine
 def make_key(distance, position):
     """Return the key of a distance, float32 and not negative, and a position."""
     return (np.uint64(float_bits(distance)) << np.uint64(32)) | np.uint64(position)
 
 
-@njit(nogil=True, cache=True)
+@subroutine
 def distance_of(key):
     """Return the distance in a key."""
     return bits_float(np.uint32(key >> np.uint64(32)))
 
 
-@njit(nogil=True, cache=True)
+@subroutine
 def position_of(key):
     """Return the position in a key."""
     return np.int64(key & np.uint64(0xFFFFFFFF))
 
 
-@njit(nogil=True, cache=True)
-def select(keys, k):
-    """Move the k smallest keys to the front, the largest of them to k - 1 (Hoare)."""
-    low = 0
-    high = len(keys) - 1
+@subroutine
+def _partition(keys, low, high):
+    """Move keys up to a pivot before those from it on, between two positions (Hoare); return where each kind begins.
+
+    All up to the second position returned are at most the pivot, all from the first on at least.
+    """
+    a, b, c = keys[low], keys[(low + high) // 2], keys[high]
+    if a > c:
+        a, c = c, a
+    pivot = a if b < a else c if b > c else b
+    while low <= high:
+        while keys[low] < pivot:
+            low += 1
+        while keys[high] > pivot:
+            high -= 1
+        if low <= high:
+            keys[low], keys[high] = keys[high], keys[low]
+            low += 1
+            high -= 1
+    return low, high
+
+
+@subroutine
+def select(keys, start, stop, k):
+    """Move the k smallest keys from `start` up to `stop` there to the front, the largest of them last (Hoare)."""
+    low, high, last = start, stop - 1, start + k - 1
     while low < high:
-        pivot = max(min(keys[low], keys[high]), min(max(keys[low], keys[high]), keys[(low + high) // 2]))
-        i = low
-        j = high
-        while i <= j:
-            while keys[i] < pivot:
-                i += 1
-            while keys[j] > pivot:
-                j -= 1
-            if i <= j:
-                keys[i], keys[j] = keys[j], keys[i]
-                i += 1
-                j -= 1
-        if k - 1 <= j:
+        i, j = _partition(keys, low, high)
+        if last <= j:
             high = j
-        elif k - 1 >= i:
+        elif last >= i:
             low = i
         else:
             return
 
 
-@njit(nogil=True, cache=True)
-def sorted_keys(keys):
-    """Return keys, of which no two are equal, in ascending order."""
-    n = len(keys)
-    if n > _SORT_KEYS:
-        return np.sort(keys)
-    # A few are faster counted than sorted: their ranks are vector comparisons without a branch.
+@subroutine
+def sort(keys, n):
+    """Sort the first n keys in place (quicksort, and insertion for what it leaves): np.sort takes long to compile."""
+    waiting = np.empty(2 * _SORT_DEPTH, dtype=np.int64)  # the bounds of parts that are still to be sorted
+    depth = np.int64(0)
+    low, high = np.int64(0), n - 1
+    while True:
+        while high - low > _SORT_INSERTED:
+            i, j = _partition(keys, low, high)
+            if j - low < high - i:  # the larger part waits, so that there are never more than log2(n) of them
+                waiting[depth], waiting[depth + 1] = i, high
+                high = j
+            else:
+                waiting[depth], waiting[depth + 1] = low, j
+                low = i
+            depth += 2
+        if depth == 0:
+            break
+        depth -= 2
+        low, high = waiting[depth], waiting[depth + 1]
+    for i in range(1, n):
+        key, j = keys[i], i
+        while j > 0 and keys[j - 1] > key:
+            keys[j] = keys[j - 1]
+            j -= 1
+        keys[j] = key
+
+
+@subroutine
+def sorted_keys(keys, start, stop):
+    """Return the keys from `start` up to `stop`, of which no two are equal, in ascending order."""
+    n = stop - start
     ascending = np.empty(n, dtype=np.uint64)
+    if n > _SORT_KEYS:
+        for i in range(n):
+            ascending[i] = keys[start + i]
+        sort(ascending, n)
+        return ascending
+    # A few are faster counted than sorted: their ranks are vector comparisons without a branch.
     for i in range(n):
         rank = np.int64(0)
         for j in range(n):
-            rank += keys[j] < keys[i]
-        ascending[rank] = keys[i]
+            rank += keys[start + j] < keys[start + i]
+        ascending[rank] = keys[start + i]
     return ascending
 
 
-@njit(nogil=True, cache=True)
+@subroutine
 def threshold_of_nearest(distances, counts, k):
     """Return a distance up to which there are k items, and few more if it can be had; infinite if there are fewer.
 
@@ -155,30 +198,31 @@ def threshold_of_nearest(distances, counts, k):
     return high
 
 
-@njit(nogil=True, cache=True)
+@subroutine
 def max_kept(k, n_codes):
     """Return how many of a segment's codes `keep_nearest` keeps at most."""
     k = min(k, n_codes)
     return k + k // 8 + 1
 
 
-@njit(nogil=True, cache=True)
+@subroutine
 def n_worth_collecting(k, n_codes, n_items):
     """Return how many keys more than these are worth collecting before `keep_nearest` is called again."""
     k = min(k, n_codes)
     return max(64, min(k, 2 * k * n_codes // n_items))
 
 
-@njit(nogil=True, cache=True)
+@subroutine
 def keep_nearest(keys, n_keys, k, segment):
     """Move codes that hold the k nearest items to the front.
 
     Returns how many codes these are, and the largest distance that one of the k items may have.
     """
     distances = np.empty(n_keys, dtype=np.float32)
-    counts = np.ones(n_keys, dtype=np.int32)
+    counts = np.empty(n_keys, dtype=np.int32)
     for i in range(n_keys):
         distances[i] = distance_of(keys[i])
+        counts[i] = 1
     if len(segment.ids) > len(segment.counts):
         for i in range(n_keys):
             counts[i] = segment.counts[position_of(keys[i])]
@@ -192,66 +236,59 @@ def keep_nearest(keys, n_keys, k, segment):
             keys[n_kept] = keys[i]
             n_kept += distances[i] <= threshold
         return n_kept, threshold
-    # Many are equally far.
-    select(keys[:n_keys], k)
+    # Many are equally far: of those at the threshold, of which not all fit among k, take those whose ids are lowest.
+    select(keys, np.int64(0), n_keys, k)
     threshold = distance_of(keys[k - 1])
-    _keep_lowest_ids(keys[:n_keys], k, threshold, segment)
-    return k, threshold
+    ranks = np.empty(2 * n_keys, dtype=np.uint64)  # twice: as the keys stand, and with the lowest in front
+    for i in range(n_keys):
+        distance = distance_of(keys[i])
+        rank = np.int64(0) if distance < threshold else _NO_RANK
+        if distance == threshold:
+            rank = 1 + np.int64(segment.ids[first_item(segment, position_of(keys[i]))])
+        ranks[i] = ranks[n_keys + i] = rank
+    select(ranks, n_keys, 2 * n_keys, k)
+    n_kept = 0
+    for i in range(n_keys):
+        keys[n_kept] = keys[i]
+        n_kept += ranks[i] <= ranks[n_keys + k - 1]
+    return n_kept, threshold
 
 
-@njit(nogil=True, cache=True)
-def _keep_lowest_ids(keys, k, threshold, segment):
-    """Of the codes at the threshold, of which not all fit among the first k, take those whose ids are lowest."""
-    n_less = 0
-    for i in range(k):
-        if distance_of(keys[i]) < threshold:
-            keys[n_less], keys[i] = keys[i], keys[n_less]
-            n_less += 1
-    n_tied = n_less
-    for i in range(n_less, len(keys)):
-        if distance_of(keys[i]) == threshold:
-            keys[n_tied], keys[i] = keys[i], keys[n_tied]
-            n_tied += 1
-    first = np.empty(n_tied - n_less, dtype=np.uint64)  # as all that is sorted here: a sort takes long to compile
-    for i in range(len(first)):
-        first[i] = segment.ids[first_item(segment, position_of(keys[n_less + i]))]
-    highest = np.sort(first)[k - n_less - 1]
-    n_kept = n_less
-    for i in range(len(first)):
-        if first[i] <= highest:
-            keys[n_kept] = keys[n_less + i]
-            n_kept += 1
-
-
-@njit(nogil=True, cache=True)
-def _lowest_ids(keys, n_most, segment):
-    """Return the lowest ids among the items of some codes, ascending, at most `n_most`."""
+@subroutine
+def _lowest_ids(keys, start, stop, n_most, segment):
+    """Return the lowest ids among the items of codes, ascending, at most `n_most`, and how many they are."""
     n = np.int64(0)
-    for key in keys:
-        n += min(segment.counts[position_of(key)], n_most)
+    for i in range(start, stop):
+        n += min(np.int64(segment.counts[position_of(keys[i])]), n_most)
     lowest = np.empty(n, dtype=np.uint64)
     n = np.int64(0)
     in_order = True
-    for key in keys:
-        start = first_item(segment, position_of(key))
-        if n >= n_most and np.uint64(segment.ids[start]) > lowest[n_most - 1]:
+    for i in range(start, stop):
+        u = position_of(keys[i])
+        first = first_item(segment, u)
+        if n >= n_most and np.uint64(segment.ids[first]) > lowest[n_most - 1]:
             continue  # so do all but the first of a code that is stored more than once
-        in_order &= n == 0 or np.uint64(segment.ids[start]) > lowest[n - 1]
-        for item in range(start, start + min(segment.counts[position_of(key)], n_most)):
+        in_order &= n == 0 or np.uint64(segment.ids[first]) > lowest[n - 1]
+        for item in range(first, first + min(np.int64(segment.counts[u]), n_most)):
             lowest[n] = segment.ids[item]
             n += 1
         if n > n_most or (n == n_most and not in_order):
-            select(lowest[:n], n_most)
+            select(lowest, np.int64(0), n, n_most)
             n = n_most
             in_order = False
-    return lowest[:n] if in_order else np.sort(lowest[:n])
+    if not in_order:
+        sort(lowest, n)
+    return lowest, n
 
 
-@njit(nogil=True, cache=True)
-def expand(keys, segment, n_most, out_distances, out_ids):
-    """Write the items of codes whose keys are sorted, by (distance, id), at most `n_most`; return how many."""
+@subroutine
+def expand(keys, segment, n_most, out_distances, out_ids, at):
+    """Write the items of codes whose keys are sorted, by (distance, id), at most `n_most`; return how many.
+
+    They are written from the position `at` on.
+    """
     n = np.int64(0)
-    i = 0
+    i = np.int64(0)
     while i < len(keys) and n < n_most:
         end = i + 1
         while end < len(keys) and keys[end] >> np.uint64(32) == keys[i] >> np.uint64(32):
@@ -259,34 +296,61 @@ def expand(keys, segment, n_most, out_distances, out_ids):
         distance = distance_of(keys[i])
         if end == i + 1:  # no tie, so the ids are in order as they are stored
             u = position_of(keys[i])
-            start = first_item(segment, u)
+            first = first_item(segment, u)
             n_items = min(np.int64(segment.counts[u]), n_most - n)
             for j in range(n_items):
-                out_distances[n + j] = distance
-                out_ids[n + j] = segment.ids[start + j]
-            n += n_items
+                out_distances[at + n + j] = distance
+                out_ids[at + n + j] = segment.ids[first + j]
         else:
-            for item in _lowest_ids(keys[i:end], n_most - n, segment):
-                out_distances[n] = distance
-                out_ids[n] = item
-                n += 1
+            lowest, n_items = _lowest_ids(keys, i, end, n_most - n, segment)
+            for j in range(n_items):
+                out_distances[at + n + j] = distance
+                out_ids[at + n + j] = lowest[j]
+        n += n_items
         i = end
     return n
 
 
-@njit(nogil=True, cache=True, inline="always")
+@subroutine
+def expand_each(keys, ends, segment):
+    """Write the items of each query's codes by (distance, id): how many each has, their distances and their ids.
+
+    `keys` are those of the queries, one after the other, `ends` where each query's end.
+    """
+    n_queries = len(ends)
+    counts = np.empty(n_queries, dtype=np.int64)
+    total, start = np.int64(0), np.int64(0)
+    for q in range(n_queries):
+        counts[q] = 0
+        for i in range(start, ends[q]):
+            counts[q] += segment.counts[position_of(keys[i])]
+        total += counts[q]
+        start = ends[q]
+    distances = np.empty(total, dtype=np.float32)
+    ids = np.empty(total, dtype=np.int64)
+    total, start = np.int64(0), np.int64(0)
+    for q in range(n_queries):
+        expand(sorted_keys(keys, start, ends[q]), segment, counts[q], distances, ids, total)
+        total += counts[q]
+        start = ends[q]
+    return counts, distances, ids
+
+
+@subroutine(inline="always")
 def no_candidates(segment, distances):
     """Return candidates for what may come before the nearest items found in other segments."""
     n_queries, k = distances.shape
     n_codes = len(segment.counts)
     n_spare = n_worth_collecting(k, n_codes, len(segment.ids))
     keys = np.empty((n_queries, max_kept(k, n_codes) + n_spare + BLOCK_CODES + 1), dtype=np.uint64)
-    n_keys = np.zeros(n_queries, dtype=np.int64)
-    n_full = np.full(n_queries, n_spare)
-    return Candidates(k, keys, n_keys, n_full, n_spare, distances[:, k - 1].copy())
+    n_keys, n_full = np.empty(n_queries, dtype=np.int64), np.empty(n_queries, dtype=np.int64)
+    thresholds = np.empty(n_queries, dtype=np.float32)
+    for q in range(n_queries):
+        n_keys[q], n_full[q], thresholds[q] = 0, n_spare, distances[q, k - 1]
+    return Candidates(k, keys, n_keys, n_full, n_spare, thresholds)
 
 
-@njit(nogil=True, cache=True, inline="always")
+@subroutine(inline="always")
 def drop_far(candidates, q, segment):
     """Drop all but the nearest candidates of a query; tell whether its threshold falls."""
     n_kept, threshold = keep_nearest(candidates.keys[q], candidates.n_keys[q], candidates.k, segment)
@@ -298,14 +362,13 @@ def drop_far(candidates, q, segment):
     return falls
 
 
-@njit(nogil=True, cache=True)
 def merge_found(keys, n_keys, segment, distances, ids):
     """Merge the nearest items of each query's candidates with what was found before.
 
     Parameters
     ----------
     keys : ndarray of shape (n_queries, n), uint64
-        The candidates' keys; overwritten.
+        The candidates' keys.
     n_keys : ndarray of shape (n_queries,), int64
         How many keys each query has.
     segment : Segment
@@ -313,14 +376,20 @@ def merge_found(keys, n_keys, segment, distances, ids):
     distances, ids : ndarray of shape (n_queries, k)
         The nearest items found before, as `results.merge_nearest` takes them; overwritten.
     """
+    if distances[0, 0] == np.inf:  # a segment has an item for each query, so there is none before the first
+        _write_nearest(keys, n_keys, segment, distances, ids)
+        return
+    found = np.empty_like(distances), np.empty_like(ids)
+    _write_nearest(keys, n_keys, segment, *found)
+    merge_nearest(distances, ids, *found)
+
+
+@kernel
+def _write_nearest(keys, n_keys, segment, distances, ids):
+    """Write the nearest items of each query's candidates; what is left of the k is infinite."""
     k = distances.shape[1]
-    found_distances = np.empty((1, k), dtype=np.float32)
-    found_ids = np.empty((1, k), dtype=np.int64)
     for q in range(len(keys)):
-        n, _ = keep_nearest(keys[q], n_keys[q], k, segment)
-        nearest = sorted_keys(keys[q, :n])
-        if distances[q, 0] == np.inf:
-            expand(nearest, segment, k, distances[q], ids[q])
-            continue
-        n = expand(nearest, segment, k, found_distances[0], found_ids[0])
-        merge_nearest(distances[q : q + 1], ids[q : q + 1], found_distances[:, :n], found_ids[:, :n])
+        n = expand(sorted_keys(keys[q], np.int64(0), n_keys[q]), segment, k, distances[q], ids[q], np.int64(0))
+        for i in range(n, k):
+            distances[q, i] = np.inf
+            ids[q, i] = NO_ID

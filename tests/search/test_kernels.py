@@ -2,14 +2,15 @@
 
 import numpy as np
 import pytest
+from _from_python import from_python
 from hypothesis import example, given
 from hypothesis import strategies as st
 from numpy.testing import assert_array_equal
 
+from skdpq._search import kernels
 from skdpq._search.kernels import (
     TOGETHER_QUERIES,
     all_distances,
-    quantize,
     scan_nearest,
     scan_nearest_together,
     scan_radius,
@@ -17,6 +18,9 @@ from skdpq._search.kernels import (
 from skdpq._search.results import nothing
 from skdpq._search.segments import build
 from skdpq._search.simd import BLOCK_CODES, n_registers
+from skdpq._search.topk import merge_found
+
+quantize = from_python(kernels.quantize)
 
 seeds = st.integers(0, 2**32 - 1)
 
@@ -138,7 +142,8 @@ def test_scans_of_shares_of_the_blocks_find_the_nearest_of_all(scan, k, chunk_bl
     tables = scan.tables, scan.nearest, n_registers(K) if simd else 0
     for first, last in ((0, middle), (middle, n_blocks)):
         if first < last:
-            scan_nearest(scan.segment, *tables, chunk_blocks, first, last, distances, ids)
+            candidates = scan_nearest(scan.segment, *tables, chunk_blocks, first, last, distances)
+            merge_found(*candidates, scan.segment, distances, ids)
             for actual, expected in zip((distances, ids), scan.expected(k, range(last)), strict=True):
                 assert_array_equal(actual, expected)
 
@@ -152,7 +157,8 @@ def test_scans_of_queries_together_find_the_nearest_of_all(scan, k, middle):
     middle = min(middle, n_blocks)
     distances, ids = nothing(len(scan.tables), k)
     for first, last in ((middle, n_blocks), (0, middle)):
-        scan_nearest_together(scan.segment, scan.tables, scan.nearest, first, last, distances, ids)
+        candidates = scan_nearest_together(scan.segment, scan.tables, scan.nearest, first, last, distances)
+        merge_found(*candidates, scan.segment, distances, ids)
     for actual, expected in zip((distances, ids), scan.expected(k, range(n_blocks)), strict=True):
         assert_array_equal(actual, expected)
 
@@ -160,7 +166,8 @@ def test_scans_of_queries_together_find_the_nearest_of_all(scan, k, middle):
 def test_as_many_queries_as_fit_are_scanned_together():
     scan = make_scan(0, 4, 256, 10**6, TOGETHER_QUERIES, False)
     distances, ids = nothing(TOGETHER_QUERIES, 5)
-    scan_nearest_together(scan.segment, scan.tables, scan.nearest, 0, len(scan.segment.blocks), distances, ids)
+    candidates = scan_nearest_together(scan.segment, scan.tables, scan.nearest, 0, len(scan.segment.blocks), distances)
+    merge_found(*candidates, scan.segment, distances, ids)
     for actual, expected in zip((distances, ids), scan.expected(5, range(len(scan.segment.blocks))), strict=True):
         assert_array_equal(actual, expected)
 

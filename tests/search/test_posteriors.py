@@ -2,21 +2,23 @@
 
 import numpy as np
 import pytest
+from _from_python import from_python
 from hypothesis import given
 from hypothesis import strategies as st
 from numba import njit
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy.special import softmax
 
+from skdpq._search import posteriors
 from skdpq._search.posteriors import (
     ROW_CODES,
     CodeClassifier,
-    block_posteriors,
     check_classifier,
     code_posteriors,
-    code_summary,
     exp,
 )
+
+block_posteriors, code_summary = map(from_python, (posteriors.block_posteriors, posteriors.code_summary))
 
 seeds = st.integers(0, 2**32 - 1)
 

@@ -2,27 +2,31 @@
 
 import numpy as np
 import pytest
+from _from_python import from_python
 from hypothesis import given
 from hypothesis import strategies as st
 from numba import njit
 from numpy.testing import assert_array_equal
 
+from skdpq._search import topk
 from skdpq._search.results import nothing
 from skdpq._search.segments import build
-from skdpq._search.topk import (
-    distance_of,
-    expand,
-    first_item,
-    keep_nearest,
-    make_key,
-    max_kept,
-    merge_found,
-    position_of,
-    select,
-    sorted_keys,
-    threshold_of_nearest,
-)
+from skdpq._search.topk import distance_of, merge_found, position_of
 
+expand, first_item, keep_nearest, make_key, max_kept, select, sort, sorted_keys, threshold_of_nearest = (
+    from_python(getattr(topk, name))
+    for name in (
+        "expand",
+        "first_item",
+        "keep_nearest",
+        "make_key",
+        "max_kept",
+        "select",
+        "sort",
+        "sorted_keys",
+        "threshold_of_nearest",
+    )
+)
 seeds = st.integers(0, 2**32 - 1)
 
 
@@ -30,7 +34,10 @@ seeds = st.integers(0, 2**32 - 1)
 def test_the_smallest_keys_are_moved_to_the_front(values, data):
     keys = np.array(values, dtype=np.uint64)
     k = data.draw(st.integers(1, len(keys)))
-    select(keys, k)
+    inside = np.pad(keys, (2, 1))  # what is outside stays as it is
+    select(inside, 2, 2 + len(keys), k)
+    assert not inside[[0, 1, -1]].any()
+    keys = inside[2:-1]
     assert_array_equal(np.sort(keys[:k]), np.sort(np.array(values, dtype=np.uint64))[:k])
     assert keys[k - 1] == keys[:k].max()
     assert_array_equal(np.sort(keys), np.sort(np.array(values, dtype=np.uint64)))
@@ -39,12 +46,21 @@ def test_the_smallest_keys_are_moved_to_the_front(values, data):
 @pytest.mark.parametrize("n", [0, 1, 2, 127, 128, 129, 1000])
 def test_keys_are_sorted(n):
     keys = np.random.default_rng(n).permutation(10**6)[:n].astype(np.uint64)
-    assert_array_equal(sorted_keys(keys.copy()), np.sort(keys))
+    assert_array_equal(sorted_keys(np.pad(keys, (2, 1)), 2, 2 + n), np.sort(keys))
+
+
+@given(st.lists(st.integers(0, 2**64 - 1) | st.integers(0, 5)), st.integers(0, 3000), st.booleans())
+def test_a_sort_is_that_of_numpy(values, n, descending):
+    keys = np.concatenate((np.array(values, dtype=np.uint64), np.arange(n, dtype=np.uint64)))  # parts are in order
+    keys = keys[::-1].copy() if descending else keys
+    expected = np.sort(keys)
+    sort(keys, len(keys))
+    assert_array_equal(keys, expected)
 
 
 @njit
 def there_and_back(distance, position):
-    key = make_key(distance, position)
+    key = topk.make_key(distance, position)
     return key, distance_of(key), position_of(key)
 
 
@@ -155,7 +171,7 @@ def test_items_of_sorted_codes_are_written_up_to_a_number(found, n_most):
     expected = found.expected()
     n_most = min(n_most, len(found.ids))
     distances, ids = np.full(n_most, np.nan, np.float32), np.full(n_most, -1)
-    assert expand(np.sort(found.keys), found.segment, n_most, distances, ids) == n_most
+    assert expand(np.sort(found.keys), found.segment, n_most, distances, ids, 0) == n_most
     assert_array_equal(distances, expected[0][:n_most])
     assert_array_equal(ids, expected[1][:n_most])
 
