@@ -62,8 +62,8 @@ class BaseDPQ(CallbackSupportMixin, QuantizerMixin, BaseEstimator):
     _parameter_constraints: dict = {
         "M": [Interval(Integral, 1, None, closed="left")],
         "K": [Interval(Integral, 2, 65536, closed="both")],
-        "D": [Interval(Integral, 1, None, closed="left"), None],
-        "hidden_layer_sizes": ["array-like"],
+        "D": [Interval(Integral, 1, None, closed="left"), StrOptions({"auto"}), None],
+        "hidden_layer_sizes": ["array-like", StrOptions({"auto"})],
         "part_layer_sizes": ["array-like"],
         "trunk_input": [StrOptions({"auto", "features", "posterior"})],
         "backbone": [torch.nn.Module, None],
@@ -97,9 +97,9 @@ class BaseDPQ(CallbackSupportMixin, QuantizerMixin, BaseEstimator):
         self,
         M=8,
         K=256,
-        D=16,
+        D="auto",
         *,
-        hidden_layer_sizes=(256,),
+        hidden_layer_sizes="auto",
         part_layer_sizes=(64,),
         trunk_input="auto",
         backbone=None,
@@ -222,14 +222,14 @@ class BaseDPQ(CallbackSupportMixin, QuantizerMixin, BaseEstimator):
         callbacks = FitCallbacks(self, network, samples, classes[samples.y] if len(classes) else None)
         backbone = self._detach_fixed_backbone(len(kept.X), network, resume)
         callbacks.backbone = backbone
-        draws_labels = self.base_network_ is not None
-        batches, projection = self._start_training(kept, backbone, network, generator, draws_labels)
+        batches, projection = self._start_training(kept, backbone, network, generator)
         if held_out is not None:
             held_out = self._with_units(held_out, backbone, network).tensors(*self._placement(network))
 
-        n_epochs = auto.n_epochs(batches.n_batches, draws_labels) if self.max_iter == "auto" else self.max_iter
+        n_epochs = auto.n_epochs(batches.n_batches, self._has_base()) if self.max_iter == "auto" else self.max_iter
         seeded = self._seeded(generator, network)
-        with callbacks.begin(n_epochs), seeded, self._step(network, batches, generator, projection) as step:
+        step = self._step(network, batches, generator, projection, distills=self._has_base())
+        with callbacks.begin(n_epochs), seeded, step:
             settings = Settings(
                 learning_rate=self.learning_rate,
                 max_iter=n_epochs,
@@ -301,7 +301,7 @@ class BaseDPQ(CallbackSupportMixin, QuantizerMixin, BaseEstimator):
         generator.manual_seed(generator.initial_seed() + (self.n_iter_ if resume else 0))
         network = self._start_network(samples.X, generator, resume, torch.float32)
         batches, projection = self._start_training(samples, None, network, generator)
-        step = self._step(network, batches, generator, projection)
+        step = self._step(network, batches, generator, projection, distills=False)
         if resume and self.optimizer_state_ is not None:
             step.state = self.optimizer_state_
 
@@ -425,7 +425,8 @@ class BaseDPQ(CallbackSupportMixin, QuantizerMixin, BaseEstimator):
             X, y = validate_data(self, X, y, **checks)
             check_classification_targets(y)
         for name in ("hidden_layer_sizes", "part_layer_sizes"):
-            check_layer_sizes(getattr(self, name), name)
+            if not isinstance(getattr(self, name), str):
+                check_layer_sizes(getattr(self, name), name)
         check_device(self.device)
         return X, None if self.supervision == 0 else y, check_weights(sample_weight, X)
 
@@ -466,8 +467,10 @@ class BaseDPQ(CallbackSupportMixin, QuantizerMixin, BaseEstimator):
             raise ValueError(f"Expected to go on {fitted}, as was begun, got backbone={self.backbone!r}.")
 
     def _architecture(self, n_units):
-        sizes = self.hidden_layer_sizes, self.part_layer_sizes
-        return make_architecture(n_units, len(self.classes_), self.M, self.K, self.D, *sizes)
+        D, trunk = self.D, self.hidden_layer_sizes
+        D = auto.codeword_width(self._has_base()) if D == "auto" else D
+        trunk = auto.hidden_layer_sizes(self._has_base()) if isinstance(trunk, str) else trunk
+        return make_architecture(n_units, len(self.classes_), self.M, self.K, D, trunk, self.part_layer_sizes)
 
     def _random(self):
         """Return the generators of NumPy, which splits, and of torch, which draws all else."""
@@ -484,9 +487,9 @@ class BaseDPQ(CallbackSupportMixin, QuantizerMixin, BaseEstimator):
         self.classes_ = classes
         self.input_shape_ = X.shape[1:]
         self.backbone_ = copy.deepcopy(self.backbone)
+        self.projection_ = self.projection_bias_ = self.base_network_ = None
         n_units = X.shape[1] if self.backbone is None else output_width(self.backbone_, X)
         self.architecture_ = self._architecture(n_units)
-        self.projection_ = self.projection_bias_ = self.base_network_ = None
 
     def _learn_scaling(self, samples, resume=False):
         """Learn mean and standard deviation of the features, or `resume` to refine them; not with a backbone."""
@@ -534,20 +537,19 @@ class BaseDPQ(CallbackSupportMixin, QuantizerMixin, BaseEstimator):
         fixed, network.backbone = network.backbone, None
         return fixed
 
-    def _start_training(self, samples, backbone, network, generator, draws_labels=False):
+    def _start_training(self, samples, backbone, network, generator):
         """Return the batches of samples, or of the units of a fixed backbone, and what projects their features."""
         samples = self._with_units(samples, backbone, network)
         projection = self._start_projection(samples, network, generator)
         batch_size = self._batch_size(len(samples.X))
-        return make_batches(samples, batch_size, *self._placement(network), draws_labels), projection
+        return make_batches(samples, batch_size, *self._placement(network)), projection
 
-    def _step(self, network, batches, generator, projection):
-        smoothing = self.label_smoothing
-        if smoothing == "auto":
-            smoothing = auto.label_smoothing(draws_labels=self.base_network_ is not None)
+    def _step(self, network, batches, generator, projection, *, distills):
+        """Return the training step; `distills` tells whether the posterior is learned from, instead of labels."""
+        smoothing = auto.label_smoothing(distills) if self.label_smoothing == "auto" else self.label_smoothing
         return self._make_step(
             network,
-            Objective(self._loss_weights(network), smoothing, projection),
+            Objective(self._loss_weights(network), smoothing, projection, distills),
             weight_decay=self.weight_decay,
             batch_size=min(self._batch_size(len(batches)), len(batches)),
             generator=generator,
@@ -557,6 +559,9 @@ class BaseDPQ(CallbackSupportMixin, QuantizerMixin, BaseEstimator):
         """Return samples with the units of a fixed backbone in the place of X; without one, as they are."""
         units = Inputs(None, None, backbone).units(samples.X, network.codebooks.device, network.n_units)
         return samples._replace(X=units)
+
+    def _has_base(self):
+        return self.base_network_ is not None
 
     def _inputs(self):
         return Inputs(self.mean_, self.scale_, base=from_arrays(self.base_network_))
@@ -586,7 +591,7 @@ class BaseDPQ(CallbackSupportMixin, QuantizerMixin, BaseEstimator):
         share = self._supervision(network)
         weights = {name: getattr(self, f"{name}_weight") for name in (*SUPERVISED, "gini_batch", "gini_sample")}
         if self.gini_batch_weight == "auto":
-            weights["gini_batch"] = auto.gini_batch_weight(network.K)
+            weights["gini_batch"] = auto.gini_batch_weight(network.K, self._has_base())
         return weights | {name: share * weights[name] for name in SUPERVISED} | {"preservation": 1 - share}
 
     def _batch_size(self, n_samples):
@@ -595,7 +600,7 @@ class BaseDPQ(CallbackSupportMixin, QuantizerMixin, BaseEstimator):
     def _dropout(self, n_samples):
         if self.dropout != "auto":
             return self.dropout
-        return auto.dropout(self.architecture_["n_units"], n_samples, self._batch_size(n_samples))
+        return auto.dropout(self.architecture_["n_units"], n_samples, self._batch_size(n_samples), self._has_base())
 
     def _store(self, network, curve, resume, validation_scores=None, optimizer_state=None):
         """Keep what was learned, as arrays on the CPU."""

@@ -21,9 +21,9 @@ class DPQClassifier(ClassifierMixin, BaseDPQ):
 
     Parameters
     ----------
-    M, K, D : int
-        Number of parts (default 8), of codewords a part (default 256), and width of a codeword (default 16).
-    hidden_layer_sizes, part_layer_sizes, trunk_input, backbone, augment, intra_norm, dropout, label_smoothing, \
+    M, K : int
+        Number of parts (default 8) and of codewords a part (default 256).
+    D, hidden_layer_sizes, part_layer_sizes, trunk_input, backbone, augment, intra_norm, dropout, label_smoothing, \
 softmax_soft_weight, softmax_hard_weight, joint_central_weight, gini_batch_weight, gini_sample_weight, learning_rate, \
 weight_decay, batch_size, max_iter, tol, early_stopping, validation_fraction, n_iter_no_change, class_weight, \
 warm_start, output, random_state, device, verbose
@@ -74,9 +74,9 @@ projection_bias_, var_, n_samples_seen_, optimizer_state_, input_shape_, n_featu
         self,
         M=8,
         K=256,
-        D=16,
+        D="auto",
         *,
-        hidden_layer_sizes=(256,),
+        hidden_layer_sizes="auto",
         part_layer_sizes=(64,),
         trunk_input="auto",
         backbone=None,

@@ -18,20 +18,21 @@ class DPQTransformer(BaseDPQ):
         Number of parts.
     K : int, default=256
         Number of codewords a part, 2 to 65,536. A code takes M * log2(K) bits.
-    D : int, default=16
-        Width of a codeword; more takes longer, and is seldom better. ``None`` takes the width of a sub-vector s_m: the
-        units that enter the part networks divided by M, as in the paper's CIFAR-10 experiments.
-    hidden_layer_sizes : array-like of int, default=(256,)
+    D : int, "auto" or None, default="auto"
+        Width of a codeword; more takes longer, and is seldom better. ``"auto"`` is 16, and 32 where the trunk reads a
+        posterior. ``None`` takes the width of a sub-vector s_m: the units that enter the part networks divided by M, as
+        in the paper's CIFAR-10 experiments.
+    hidden_layer_sizes : array-like of int or "auto", default="auto"
         Widths of the ReLU layers of the trunk, the MLP before the split into parts; ``()`` for none. Of its last
         layer's units, those that do not divide by M are dropped, as in section 4; with fewer units than M every part
-        reads them all.
+        reads them all. ``"auto"`` is ``(256,)``, and ``(1024,)`` where the trunk reads a posterior.
     part_layer_sizes : array-like of int, default=(64,)
         Widths of the ReLU layers of each part network; ``()`` goes straight from sub-vector to K logits.
     trunk_input : {"auto", "features", "posterior"}, default="auto"
-        What the trunk reads. ``"posterior"`` first trains a base network, a classifier, by the softmax loss alone; the
-        trunk then reads the square roots of the class posterior that it gives a sample, and each epoch draws the
-        labels from that posterior. ``"auto"`` does so from 20 classes on, unless there is a `backbone`, an `augment`
-        or a `supervision` below 1: codes of many classes are far better for it. `partial_fit` begins with features.
+        What the trunk reads. ``"posterior"`` first trains a base network, a classifier; the trunk then reads the square
+        roots of the class posterior that it gives a sample, and that posterior takes the place of the label in what is
+        learned. ``"auto"`` does so from 20 classes on, unless there is a `backbone`, an `augment` or a `supervision`
+        below 1: codes of many classes are far better for it. `partial_fit` begins with features.
     backbone : torch.nn.Module, default=None
         Learned jointly, in front of the trunk. X may then have any shape that it takes, (n_samples, ...); it must
         return (n_samples, n_units) in float32. Training starts from a copy of it, which becomes `backbone_`: the module
@@ -46,10 +47,10 @@ class DPQTransformer(BaseDPQ):
     dropout : float or "auto", default="auto"
         Share of the features, or units of the backbone, that are dropped in training, others for each sample. Of n,
         ``"auto"`` drops n / (n + 750), at most half: then it has about the same effect on a sum of few features as on
-        one of many. It drops none where all samples fit into a batch.
+        one of many. It drops none where all samples fit into a batch, or the trunk reads the posterior.
     label_smoothing : float or "auto", default="auto"
         Share of each label that the softmax losses spread evenly over all classes. ``"auto"`` is 0.1, and 0 where
-        labels are drawn from a posterior.
+        a posterior takes their place.
     softmax_soft_weight, softmax_hard_weight : float, default=1.0
         Weight of the softmax loss on soft and on hard.
     joint_central_weight : float, default=0.5
@@ -63,7 +64,8 @@ class DPQTransformer(BaseDPQ):
         without. With a backbone, features are the units that it gives before training.
     gini_batch_weight : float or "auto", default="auto"
         Weight of GiniBatch (equation 6), a mean over the parts. ``"auto"`` is 1 up to K=64, and K / 64 beyond: an even
-        use of the codewords has a GiniBatch of 1 / K, and its gradient shrinks like that.
+        use of the codewords has a GiniBatch of 1 / K, and its gradient shrinks like that. It is four times as much
+        where a posterior takes the place of labels.
     gini_sample_weight : float, default=0.02
         Weight of GiniSample (equation 7), a mean over the parts.
     learning_rate : float, default=0.003
@@ -76,8 +78,8 @@ class DPQTransformer(BaseDPQ):
         Largest number of samples in a batch. ``"auto"`` is 256, or less where `max_iter` is a number: then as few, but
         at least 4, as make 1,000 batches, since small data learn little from a few epochs of large batches.
     max_iter : int or "auto", default="auto"
-        Largest number of epochs. ``"auto"`` takes as many as make 1,000 batches, or 3,000 where labels are drawn from a
-        posterior; at least 20.
+        Largest number of epochs. ``"auto"`` takes as many as make 1,000 batches, or 3,000 where a posterior takes the
+        place of labels; at least 20.
     tol : float, default=1e-4
         Least improvement of the loss (of the validation score with `early_stopping`) that is no plateau.
     early_stopping : bool or "auto", default="auto"

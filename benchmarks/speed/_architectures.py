@@ -7,7 +7,11 @@ import torch
 
 from skdpq import DPQTransformer
 
-DEFAULTS = DPQTransformer(gini_batch_weight=1.0).get_params()  # one weight whatever K, for all that are compared
+PARAMS = DPQTransformer().get_params()
+# The network itself is measured, without a base network before it; older checkouts have none.
+FEATURES = {"trunk_input": "features"} if "trunk_input" in PARAMS else {}
+# One weight whatever K, for all that are compared.
+DEFAULTS = PARAMS | {"D": 16, "hidden_layer_sizes": (256,), "gini_batch_weight": 1.0} | FEATURES
 
 
 @dataclass
@@ -41,7 +45,7 @@ class Case:
 def training_cases(full=False):
     """Return what to train on; `full` is all of CIFAR-10's 50,000 training images."""
     cifar10 = {"M": 4, "K": 64, "D": None, "hidden_layer_sizes": (), "part_layer_sizes": (128,)}
-    imagenet = {"M": 8, "K": 256, "D": 64, "hidden_layer_sizes": (2048,), "part_layer_sizes": ()}
+    imagenet = {"M": 8, "K": 256, "D": 64, "hidden_layer_sizes": (2048,), "part_layer_sizes": ()} | FEATURES
     return [
         Case("CIFAR-10", 50_000 if full else 20_000, 500, 10, cifar10),
         Case("ImageNet", 10_000, 128, 1000, imagenet),

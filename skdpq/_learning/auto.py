@@ -5,17 +5,20 @@
 
 import math
 
-_MIN_BATCHES, _MIN_DRAWN_BATCHES, _MIN_EPOCHS = 1000, 3000, 20
+_MIN_BATCHES, _MIN_DISTILLED_BATCHES, _MIN_EPOCHS = 1000, 3000, 20
 _MIN_BATCH_SAMPLES, _MAX_BATCH_SAMPLES = 4, 256
 _PLAIN_CODEWORDS = 64  # up to which the weight of GiniBatch is 1
+_DISTILLING = 4.0  # times as much where a posterior is learned from
 _POSTERIOR_CLASSES = 20  # from which the trunk reads their posterior
 _SMOOTHING = 0.1
+_TRUNK, _DISTILLING_TRUNK = (256,), (1024,)
+_CODEWORD_WIDTH, _DISTILLING_CODEWORD_WIDTH = 16, 32
 _NOISE_UNITS, _MAX_DROPOUT = 750, 0.5
 
 
-def n_epochs(n_batches, draws_labels=False):
-    """Return as many epochs, of so many batches each, as make 1,000 batches, or 3,000 of drawn labels; at least 20."""
-    return max(_MIN_EPOCHS, math.ceil((_MIN_DRAWN_BATCHES if draws_labels else _MIN_BATCHES) / n_batches))
+def n_epochs(n_batches, distills=False):
+    """Return as many epochs, of so many batches each, as make 1,000 batches, or 3,000 to distill; at least 20."""
+    return max(_MIN_EPOCHS, math.ceil((_MIN_DISTILLED_BATCHES if distills else _MIN_BATCHES) / n_batches))
 
 
 def batch_size(n_samples, max_iter):
@@ -25,17 +28,27 @@ def batch_size(n_samples, max_iter):
     return max(_MIN_BATCH_SAMPLES, min(n_samples * max_iter // _MIN_BATCHES, _MAX_BATCH_SAMPLES))
 
 
-def gini_batch_weight(K):
+def gini_batch_weight(K, distills):
     """Return the weight of GiniBatch, whose gradient shrinks like 1 / K, as its value for codewords in even use."""
-    return max(1.0, K / _PLAIN_CODEWORDS)
+    return max(1.0, K / _PLAIN_CODEWORDS) * (_DISTILLING if distills else 1.0)
 
 
-def dropout(n_units, n_samples, batch_size):
-    """Return the share of units to drop; none where all samples fit into a batch.
+def dropout(n_units, n_samples, batch_size, distills):
+    """Return the share of units to drop; none where all samples fit into a batch, or the units are a posterior.
 
     Dropping a share r of n units adds noise of variance r / (1 - r) / n to their mean: here 1 / 750, whatever n is.
     """
-    return 0.0 if n_samples <= batch_size else min(_MAX_DROPOUT, n_units / (n_units + _NOISE_UNITS))
+    return 0.0 if n_samples <= batch_size or distills else min(_MAX_DROPOUT, n_units / (n_units + _NOISE_UNITS))
+
+
+def hidden_layer_sizes(distills):
+    """Return the widths of the trunk's layers; wide for a posterior, of whose many classes each part reads a slice."""
+    return _DISTILLING_TRUNK if distills else _TRUNK
+
+
+def codeword_width(distills):
+    """Return the width of a codeword; larger for many classes, among which a part tells as many directions apart."""
+    return _DISTILLING_CODEWORD_WIDTH if distills else _CODEWORD_WIDTH
 
 
 def reads_posterior(trunk_input, n_classes, possible):
@@ -68,6 +81,6 @@ def reads_posterior(trunk_input, n_classes, possible):
     return possible and (trunk_input == "posterior" or (trunk_input == "auto" and n_classes >= _POSTERIOR_CLASSES))
 
 
-def label_smoothing(draws_labels):
-    """Return the share of each label that is spread; none of labels that are drawn from a posterior."""
-    return 0.0 if draws_labels else _SMOOTHING
+def label_smoothing(distills):
+    """Return the share of each label that is spread; none of a posterior, which is smooth."""
+    return 0.0 if distills else _SMOOTHING

@@ -2,12 +2,17 @@
 
 `BaseDPQ` has one where classes are many, and `Inputs` calls it. In the paper, too, a base network has been trained by
 the softmax loss before DPQ takes its units (section 4); here the units are the square roots of the class posterior,
-between which Euclidean distance is Hellinger's. Once trained it is fixed, and its parameters are arrays.
+between which Euclidean distance is Hellinger's. Linear discriminant analysis is mixed in by as much as samples that
+were held out show to be right: where it fits the data, nothing learns as much from few samples. Once trained the
+network is fixed, and its parameters are arrays.
 """
 
 import numpy as np
 import torch
-from scipy.optimize import minimize_scalar
+from scipy.linalg import solve
+from scipy.optimize import minimize
+from scipy.sparse import csr_array
+from sklearn.utils import gen_batches
 from torch import nn
 
 from .._threads import limited_threads
@@ -19,8 +24,10 @@ from .training import Schedule
 
 _HIDDEN_UNITS, _BATCH_SAMPLES = 256, 256
 _DROPOUT, _WEIGHT_DECAY, _LEARNING_RATE = 0.2, 2.0, 3e-3
-_HELD_OUT, _MAX_HELD_OUT_SAMPLES = 0.1, 10_000  # of the samples, that choose the temperature
-_TEMPERATURES = 0.2, 2.0
+_HELD_OUT, _MAX_HELD_OUT_SAMPLES = 0.1, 10_000  # of the samples, that choose the shares of both classifiers
+_BLOCK_SAMPLES = 2**13
+_LEAST_VARIANCE = 1e-6  # of standardized features within classes
+_MAX_DISCRIMINANT_FEATURES = 2**12  # whose covariance takes 128 MB, and seconds to solve
 
 
 class BaseNetwork(nn.Module):
@@ -37,7 +44,6 @@ class BaseNetwork(nn.Module):
         self.hidden = nn.utils.skip_init(nn.Linear, n_features, _HIDDEN_UNITS)
         self.output = nn.utils.skip_init(nn.Linear, _HIDDEN_UNITS, n_classes, bias=False)
         self.linear = nn.utils.skip_init(nn.Linear, n_features, n_classes)
-        self.register_buffer("temperature", torch.ones(()))
 
     @torch.no_grad()
     def initialize(self, generator):
@@ -46,6 +52,13 @@ class BaseNetwork(nn.Module):
             for parameter in layer.parameters():
                 bound = layer.in_features**-0.5
                 parameter.uniform_(-bound, bound, generator=generator)
+
+    @torch.no_grad()
+    def mix(self, linear, own_share, share):
+        """Add the logits of a linear layer: both are multiplied by their shares."""
+        self.output.weight *= own_share
+        for own, other in zip(self.linear.parameters(), linear.parameters(), strict=True):
+            own.mul_(own_share).add_(other, alpha=share)
 
     @property
     def n_classes(self):
@@ -59,7 +72,7 @@ class BaseNetwork(nn.Module):
     @torch.inference_mode()
     def units(self, x):
         """Compute the square roots (B, C) of the posterior of standardized features x (B, n_features)."""
-        return torch.softmax(self(x) / self.temperature, dim=1).sqrt_()
+        return torch.softmax(self(x), dim=1).sqrt_()
 
     def arrays(self):
         """Return its parameters, by their names, as arrays on the CPU."""
@@ -77,7 +90,7 @@ def from_arrays(arrays):
 
 
 def learn_base_network(samples, n_classes, inputs, device, generator):
-    """Train a base network by the softmax loss, and choose the temperature of its posterior on samples held out.
+    """Train a base network by the softmax loss, and mix in discriminant analysis as samples held out tell.
 
     Parameters
     ----------
@@ -99,14 +112,19 @@ def learn_base_network(samples, n_classes, inputs, device, generator):
     """
     order = torch.randperm(len(samples.X), generator=generator).numpy()
     n_held_out = max(1, min(int(_HELD_OUT * len(order)), _MAX_HELD_OUT_SAMPLES))
-    held_out = samples.take(np.sort(order[:n_held_out]))
+    held_out, kept = samples.take(np.sort(order[:n_held_out])), _without(samples, order[:n_held_out])
     network = BaseNetwork(samples.X.shape[1], n_classes)
     network.initialize(generator)
     with limited_threads(1):  # so that the result does not depend on their number
-        _train(network.to(device), _without(samples, order[:n_held_out]), inputs, generator)
-        X, y, weight = held_out.tensors(inputs, torch.float32, device)
-        network.temperature.fill_(_calibrate(network(X).detach(), y, weight))
-    return network.to("cpu").eval()
+        _train(network.to(device), kept, inputs, generator)
+        network.to("cpu").eval()
+        discriminant = nn.utils.skip_init(nn.Linear, *network.linear.weight.T.shape)
+        weight, bias = discriminant_analysis(_blocks(kept, inputs), n_classes)
+        discriminant.load_state_dict({"weight": torch.from_numpy(weight), "bias": torch.from_numpy(bias)})
+        with torch.no_grad():
+            X, y, weight = held_out.tensors(inputs, torch.float32, torch.device("cpu"))
+            network.mix(discriminant, *calibrate((network(X), discriminant(X)), y, weight))
+    return network
 
 
 def _without(samples, rows):
@@ -118,7 +136,7 @@ def _without(samples, rows):
 
 def _train(network, samples, inputs, generator):
     """Train the network in place, by as many epochs as `max_iter` of "auto"."""
-    device = network.temperature.device
+    device = network.linear.weight.device
     batches = make_batches(samples, _BATCH_SAMPLES, inputs, torch.float32, device)
     schedule = Schedule(auto.n_epochs(batches.n_batches))
     decay = [{"params": [p]} if p.ndim > 1 else {"params": [p], "weight_decay": 0.0} for p in network.parameters()]
@@ -135,11 +153,73 @@ def _train(network, samples, inputs, generator):
             optimizer.step()
 
 
-def _calibrate(logits, y, weight):
-    """Return the temperature at which the posterior of some logits has the least negative log-likelihood."""
+def _blocks(samples, inputs):
+    """Yield standardized samples, class indices and weights, a block at a time."""
+    for rows in gen_batches(len(samples.X), _BLOCK_SAMPLES):
+        yield inputs.tensor(samples.X[rows], torch.float64).numpy(), samples.y[rows], samples.weight[rows]
 
-    def loss(temperature):
-        losses = nn.functional.cross_entropy(logits / temperature, y, reduction="none")
-        return float(losses @ weight)
 
-    return minimize_scalar(loss, bounds=_TEMPERATURES, method="bounded").x
+def discriminant_analysis(blocks, n_classes):
+    """Compute linear discriminant analysis: log posterior of Gaussian classes that share a covariance.
+
+    The covariance within classes is shrunk to a multiple of the identity, the more, the fewer samples there are for a
+    dimension. A class without samples is as improbable as one with a thousandth of a sample at the mean of all.
+
+    Parameters
+    ----------
+    blocks : iterable of tuple of ndarray of shape (n, d), (n,) and (n,)
+        Samples, class indices and weights, a block at a time.
+    n_classes : int
+        Number of classes C.
+
+    Returns
+    -------
+    weight, bias : ndarray of shape (C, d), (C,), float32
+        The logits of x are weight @ x + bias; zero for more than 4,096 dimensions.
+    """
+    n, counts, sums, scatter = 0, 0.0, 0.0, 0.0
+    for X, y, weight in blocks:
+        d = X.shape[1]
+        if d > _MAX_DISCRIMINANT_FEATURES:
+            return np.zeros((n_classes, d), np.float32), np.zeros(n_classes, np.float32)
+        membership = csr_array((weight, (y, np.arange(len(y)))), shape=(n_classes, len(y)))
+        n += np.count_nonzero(weight)
+        counts = counts + membership.sum(axis=1)
+        sums = sums + membership @ X
+        scatter = scatter + (X.T * weight) @ X
+    counts = np.maximum(counts, 1e-3 * counts.sum() / n)
+    means = sums / counts[:, None]
+    within = (scatter - (means.T * counts) @ means) / counts.sum()
+    shrinkage = d / (d + n)
+    within = (1 - shrinkage) * within + shrinkage * max(np.trace(within) / d, _LEAST_VARIANCE) * np.eye(d)
+    weight = solve(within, means.T, assume_a="pos").T
+    bias = np.log(counts / counts.sum()) - 0.5 * (weight * means).sum(axis=1)
+    return weight.astype(np.float32), bias.astype(np.float32)
+
+
+def calibrate(logits, y, weight):
+    """Return the shares of two classifiers' logits in the sum that has the least negative log-likelihood.
+
+    Parameters
+    ----------
+    logits : tuple of two Tensor of shape (n, C)
+        Logits of each.
+    y, weight : Tensor of shape (n,)
+        Class indices and weights.
+
+    Returns
+    -------
+    shares : ndarray of shape (2,)
+        Not negative. That of one classifier alone would be the inverse of its temperature.
+    """
+    stacked = torch.stack(logits)
+
+    def loss_and_gradient(shares):
+        shares = torch.tensor(shares, dtype=stacked.dtype, requires_grad=True)
+        with torch.enable_grad():
+            losses = nn.functional.cross_entropy(torch.einsum("i,inc->nc", shares, stacked), y, reduction="none")
+            loss = losses @ weight / weight.sum()
+        loss.backward()
+        return loss.item(), shares.grad.numpy().astype(np.float64)
+
+    return minimize(loss_and_gradient, [0.5, 0.5], jac=True, bounds=[(0, None)] * 2, method="L-BFGS-B").x

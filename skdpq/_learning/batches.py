@@ -12,11 +12,10 @@ import torch
 from .samples import fits_in_memory
 
 _CHUNK_BYTES = 2**14  # of float32 that are read in one piece
-_DRAWN_ROWS = 2**13  # of posteriors at a time
 _MIXED_CHUNKS = 2**13  # in memory at a time, whose samples are shuffled together: 128 MB
 
 
-def make_batches(samples, batch_size, inputs, dtype, device, draws_labels=False):
+def make_batches(samples, batch_size, inputs, dtype, device):
     """Return the source of training batches.
 
     Parameters
@@ -29,8 +28,6 @@ def make_batches(samples, batch_size, inputs, dtype, device, draws_labels=False)
         Converts them.
     dtype, device : torch.dtype, torch.device
         Of the network.
-    draws_labels : bool, default=False
-        Whether each epoch draws the labels anew, from the class posterior whose square roots `inputs` returns.
 
     Returns
     -------
@@ -39,15 +36,9 @@ def make_batches(samples, batch_size, inputs, dtype, device, draws_labels=False)
     """
     n_values = inputs.n_values(samples.X)
     if fits_in_memory(n_values):
-        return InMemory(*samples.tensors(inputs, dtype, device), batch_size, draws_labels)
+        return InMemory(*samples.tensors(inputs, dtype, device), batch_size)
     n_units = n_values // len(samples.X)
-    return Streamed(samples.X, samples.y, samples.weight, n_units, batch_size, inputs.tensor, device, draws_labels)
-
-
-def draw_labels(roots, generator):
-    """Draw a class index for each row of square roots of a posterior (n, C): a tensor on the CPU."""
-    blocks = roots.split(_DRAWN_ROWS)
-    return torch.cat([torch.multinomial(a.square(), 1, replacement=True, generator=generator) for a in blocks])[:, 0]
+    return Streamed(samples.X, samples.y, samples.weight, n_units, batch_size, inputs.tensor, device)
 
 
 class InMemory:
@@ -59,13 +50,10 @@ class InMemory:
         Samples, class indices and positive sample weights, on the network's device.
     batch_size : int
         Samples a batch at most.
-    draws_labels : bool, default=False
-        As for `make_batches`; y is not read then.
     """
 
-    def __init__(self, X, y, weight, batch_size, draws_labels=False):
+    def __init__(self, X, y, weight, batch_size):
         self.tensors = X, y, weight
-        self.roots = X.cpu() if draws_labels else None
         self.n_batches = math.ceil(len(X) / batch_size)
 
     def __len__(self):
@@ -74,8 +62,6 @@ class InMemory:
     def epoch(self, generator):
         """Yield the batches of an epoch: X, y and weight, and which rows of them."""
         X, y, weight = self.tensors
-        if self.roots is not None:
-            y = draw_labels(self.roots, generator).to(X.device)
         order = torch.randperm(len(self), generator=generator).to(X.device)
         for batch in order.tensor_split(self.n_batches):
             yield X, y, weight, batch
@@ -104,13 +90,10 @@ class Streamed:
         Returns a tensor of some rows of X.
     device : torch.device
         Where the network is. What is shuffled together goes there in one piece, through pinned memory if it can.
-    draws_labels : bool, default=False
-        As for `make_batches`; y is not read then.
     """
 
-    def __init__(self, X, y, weight, n_units, batch_size, convert, device, draws_labels=False):
+    def __init__(self, X, y, weight, n_units, batch_size, convert, device):
         self.X, self.y, self.weight = X, y, weight
-        self.draws_labels = draws_labels
         self.batch_size, self.convert, self.device = batch_size, convert, device
         self.size = max(1, _CHUNK_BYTES // (4 * n_units))
         starts = np.arange(0, len(X), self.size)
@@ -127,10 +110,7 @@ class Streamed:
         for first in range(0, len(starts), _MIXED_CHUNKS):
             chunks = [slice(start, start + self.size) for start in starts[first : first + _MIXED_CHUNKS]]
             X = self.convert(np.concatenate([self.X[chunk] for chunk in chunks]))
-            if self.draws_labels:
-                y = draw_labels(X, generator)
-            else:
-                y = torch.from_numpy(np.concatenate([self.y[chunk] for chunk in chunks]))
+            y = torch.from_numpy(np.concatenate([self.y[chunk] for chunk in chunks]))
             weight = torch.from_numpy(np.concatenate([self.weight[chunk] for chunk in chunks])).to(X.dtype)
             kept = torch.nonzero(weight)[:, 0]
             kept = kept[torch.randperm(len(kept), generator=generator)]

@@ -18,8 +18,8 @@ def softmax_loss(logits, y, weight, smoothing=0.0):
     ----------
     logits : Tensor of shape (B, C)
         Prediction scores before the softmax.
-    y : Tensor of shape (B,), int64
-        Class indices.
+    y : Tensor of shape (B,), int64, or (B, C)
+        Class indices, or probabilities of the classes.
     weight : Tensor of shape (B,)
         Sample weights that sum to one.
     smoothing : float, default=0.0
@@ -44,7 +44,8 @@ def joint_central_loss(soft, hard, centers, weight):
     soft, hard : Tensor of shape (B, M * D)
         The two representations.
     centers : Tensor of shape (B, M * D)
-        o_{y_i}, the center of every sample's class; for the term "preservation" a projection of its own features.
+        o_{y_i}, the center of every sample's class, or what takes its place (`step.Objective`); for the term
+        "preservation" a projection of its own features.
     weight : Tensor of shape (B,)
         Sample weights that sum to one.
 

@@ -24,11 +24,15 @@ class Objective(NamedTuple):
         Of both softmax losses.
     projection : Projection, default=None
         The target of the term "preservation", on the network's device.
+    distills : bool, default=False
+        Whether the network learns from the class posterior whose square roots r a sample is, instead of from labels:
+        the softmax losses have the targets r^2, and Joint Central Loss has the centers sum_i r_i o_i.
     """
 
     loss_weights: dict
     label_smoothing: float = 0.0
     projection: Projection | None = None
+    distills: bool = False
 
     def __call__(self, network, x, y, weight, generator=None):
         """Compute the objective on a batch.
@@ -40,7 +44,7 @@ class Objective(NamedTuple):
         x : Tensor of shape (B, ...)
             The batch.
         y : Tensor of shape (B,), int64
-            Class indices.
+            Class indices; not read where the objective distills.
         weight : Tensor of shape (B,)
             Sample weights that sum to one.
         generator : torch.Generator, default=None
@@ -58,9 +62,12 @@ class Objective(NamedTuple):
         soft, hard = output.soft, output.hard
         terms = dict.fromkeys(TERMS, weight.new_zeros(()))
         if network.classifier is not None:
-            centers = network.class_centers[y]
-            terms["softmax_soft"] = losses.softmax_loss(network.classifier(soft), y, weight, self.label_smoothing)
-            terms["softmax_hard"] = losses.softmax_loss(network.classifier(hard), y, weight, self.label_smoothing)
+            if self.distills:
+                target, centers = x.square(), x @ network.class_centers
+            else:
+                target, centers = y, network.class_centers[y]
+            terms["softmax_soft"] = losses.softmax_loss(network.classifier(soft), target, weight, self.label_smoothing)
+            terms["softmax_hard"] = losses.softmax_loss(network.classifier(hard), target, weight, self.label_smoothing)
             terms["joint_central"] = losses.joint_central_loss(soft, hard, centers, weight)
         if self.projection is not None:
             terms["preservation"] = losses.joint_central_loss(soft, hard, self.projection(x), weight)

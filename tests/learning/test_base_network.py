@@ -1,11 +1,11 @@
-"""The base network: its posterior by NumPy, its temperature, and fits whose trunk reads it."""
+"""The base network: its posterior by NumPy, the shares of both classifiers, and fits whose trunk reads it."""
 
 import pickle
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy.special import softmax
@@ -14,11 +14,17 @@ from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from threadpoolctl import threadpool_limits
 
 from skdpq import DPQClassifier, DPQTransformer
-from skdpq._learning import auto, batches, samples
-from skdpq._learning.base_network import BaseNetwork, _calibrate, from_arrays, learn_base_network
-from skdpq._learning.batches import InMemory, draw_labels, make_batches
+from skdpq._learning import auto, samples
+from skdpq._learning.base_network import (
+    BaseNetwork,
+    calibrate,
+    discriminant_analysis,
+    from_arrays,
+    learn_base_network,
+)
 from skdpq._learning.inputs import Inputs
 from skdpq._learning.samples import weigh
+from skdpq._learning.step import make_step
 
 CPU = torch.device("cpu")
 N_CLASSES = 60
@@ -37,10 +43,9 @@ def data():
     return *draw(3000, rng), *draw(1000, rng)
 
 
-def make_network(n_features=5, n_classes=4, temperature=1.0):
+def make_network(n_features=5, n_classes=4):
     network = BaseNetwork(n_features, n_classes)
     network.initialize(torch.Generator().manual_seed(0))
-    network.temperature.fill_(temperature)
     return network
 
 
@@ -51,32 +56,76 @@ def learn(X, y, sample_weight=None, seed=0):
     return learn_base_network(training, N_CLASSES, inputs, CPU, torch.Generator().manual_seed(seed)), inputs
 
 
-@pytest.mark.parametrize("temperature", [1.0, 0.4])
-def test_units_are_square_roots_of_the_posterior(temperature):
-    network, X = make_network(temperature=temperature), np.random.default_rng(0).normal(size=(7, 5))
-    a = network.arrays()
-    hidden = np.maximum(X @ a["hidden.weight"].T + a["hidden.bias"], 0)
-    logits = hidden @ a["output.weight"].T + X @ a["linear.weight"].T + a["linear.bias"]
+def logits_of(arrays, X):
+    hidden = np.maximum(X @ arrays["hidden.weight"].T + arrays["hidden.bias"], 0)
+    return hidden @ arrays["output.weight"].T + X @ arrays["linear.weight"].T + arrays["linear.bias"]
+
+
+def test_units_are_square_roots_of_the_posterior():
+    network, X = make_network(), np.random.default_rng(0).normal(size=(7, 5))
     units = network.units(torch.from_numpy(X.astype(np.float32))).numpy()
-    assert_allclose(units**2, softmax(logits / temperature, axis=1), rtol=1e-5)
+    assert_allclose(units**2, softmax(logits_of(network.arrays(), X), axis=1), rtol=1e-5)
+
+
+def test_what_is_mixed_in_adds_its_share_to_the_logits():
+    network, X = make_network(), np.random.default_rng(0).normal(size=(7, 5))
+    linear = torch.nn.Linear(5, 4)
+    before = logits_of(network.arrays(), X)
+    other = linear(torch.from_numpy(X.astype(np.float32))).detach().numpy()
+    network.mix(linear, 0.7, 1.9)
+    assert_allclose(logits_of(network.arrays(), X), 0.7 * before + 1.9 * other, rtol=1e-4, atol=1e-5)
 
 
 def test_arrays_make_the_same_network():
-    network, x = make_network(temperature=0.7), torch.randn(3, 5)
+    network, x = make_network(), torch.randn(3, 5)
     assert_array_equal(from_arrays(network.arrays()).units(x), network.units(x))
     assert from_arrays(None) is None
 
 
-@given(temperature=st.floats(0.3, 1.8), seed=st.integers(0, 2**32 - 1))
-def test_the_temperature_is_that_of_the_labels(temperature, seed):
+@settings(max_examples=10)
+@given(shares=st.tuples(st.floats(0.3, 1.8), st.floats(0, 1.8)), seed=st.integers(0, 2**32 - 1))
+def test_the_shares_are_those_of_the_labels(shares, seed):
     generator = torch.Generator().manual_seed(seed)
-    logits = 3 * torch.randn(20_000, 5, generator=generator)
-    y = draw_labels(torch.softmax(logits / temperature, dim=1).sqrt(), generator)
+    logits = tuple(2 * torch.randn(10_000, 5, generator=generator) for _ in range(2))
+    posterior = torch.softmax(shares[0] * logits[0] + shares[1] * logits[1], dim=1)
+    y = torch.multinomial(posterior, 1, generator=generator)[:, 0]
     weight = torch.ones(len(y))
-    assert _calibrate(logits, y, weight) == pytest.approx(temperature, rel=0.08)
+    assert_allclose(calibrate(logits, y, weight), shares, rtol=0.1, atol=0.06)
     weight[: len(y) // 2] = 0
     wrong = torch.cat([torch.zeros_like(y[: len(y) // 2]), y[len(y) // 2 :]])  # which weigh nothing
-    assert _calibrate(logits, wrong, weight) == pytest.approx(temperature, rel=0.12)
+    assert_allclose(calibrate(logits, wrong, weight), shares, rtol=0.15, atol=0.09)
+
+
+def test_discriminant_analysis_is_that_of_scikit_learn(data):
+    X, y, X_test, _ = data
+    blocks = [(X[rows], y[rows], np.ones(len(X[rows]))) for rows in (slice(1000), slice(1000, None))]
+    weight, bias = discriminant_analysis(blocks, N_CLASSES)
+    shrinkage = X.shape[1] / (X.shape[1] + len(X))
+    rival = LinearDiscriminantAnalysis(solver="lsqr", shrinkage=shrinkage).fit(X, y)
+    assert_allclose(softmax(X_test @ weight.T + bias, axis=1), rival.predict_proba(X_test), atol=1e-3)
+
+
+def test_a_weight_of_two_is_a_sample_twice_for_discriminant_analysis(data):
+    X, y, X_test, _ = data
+    n_times = np.arange(len(X)) % 3
+    weighted = discriminant_analysis([(X, y, n_times.astype(float))], N_CLASSES)
+    repeated = discriminant_analysis([(*(np.repeat(a, n_times, axis=0) for a in (X, y)), np.ones(n_times.sum()))], 60)
+    logits = [X_test @ weight.T + bias for weight, bias in (weighted, repeated)]
+    assert_allclose(softmax(logits[0], axis=1), softmax(logits[1], axis=1), atol=0.02)  # but for their shrinkage
+
+
+def test_discriminant_analysis_bears_what_is_constant_missing_or_wide():
+    rng = np.random.default_rng(0)
+    X, y = rng.normal(size=(20, 30)), np.arange(20) % 4
+    X[:, 3] = 0.0
+    for samples_ in (X, np.zeros_like(X), X[:, :1]):
+        weight, bias = discriminant_analysis([(samples_, y, np.ones(20))], 5)
+        proba = softmax(samples_ @ weight.T + bias, axis=1)
+        assert proba[:, 4].max() < 0.1
+        assert np.isfinite(proba).all()
+    weight, bias = discriminant_analysis([(rng.normal(size=(20, 5000)), y, np.ones(20))], 4)
+    assert not weight.any()
+    assert not bias.any()
 
 
 def test_it_classifies_as_well_as_discriminant_analysis_and_is_calibrated(data):
@@ -85,7 +134,7 @@ def test_it_classifies_as_well_as_discriminant_analysis_and_is_calibrated(data):
     posterior = inputs._replace(base=network).tensor(X_test).numpy() ** 2
     correct = posterior.argmax(1) == y_test
     discriminant = LinearDiscriminantAnalysis().fit(X, y)  # which these samples suit best
-    assert correct.mean() > discriminant.score(X_test, y_test) - 0.03
+    assert correct.mean() > discriminant.score(X_test, y_test) - 0.01
     assert posterior.max(1).mean() == pytest.approx(correct.mean(), abs=0.03)
 
 
@@ -110,36 +159,15 @@ def test_samples_that_are_too_many_to_hold_are_streamed(data, monkeypatch):
     assert (units.argmax(1) == y_test).mean() > (in_memory.argmax(1) == y_test).mean() - 0.03
 
 
-def test_labels_are_drawn_from_the_posterior(monkeypatch):
-    monkeypatch.setattr(batches, "_DRAWN_ROWS", 1000)
-    posterior = torch.tensor([[0.1, 0.2, 0.7], [0.0, 1.0, 0.0]]).repeat_interleave(20_000, 0)
-    y = draw_labels(posterior.sqrt(), torch.Generator().manual_seed(0))
-    frequencies = [np.bincount(half, minlength=3) / len(half) for half in y.reshape(2, -1)]
-    assert_allclose(frequencies, [[0.1, 0.2, 0.7], [0, 1, 0]], atol=0.01)
-
-
-@pytest.mark.parametrize("in_memory", [True, False])
-def test_each_epoch_draws_labels_anew(data, monkeypatch, in_memory):
-    monkeypatch.setattr(samples, "IN_MEMORY_BYTES", 2**28 if in_memory else 1000)
-    X, y, *_ = data
-    network, inputs = learn(X[:300], y[:300])
-    inputs = inputs._replace(base=network)
-    training = weigh(X, np.zeros_like(y), np.ones(len(X)), np.arange(N_CLASSES), np.ones(N_CLASSES))
-    source, generator = make_batches(training, 100, inputs, torch.float32, CPU, draws_labels=True), torch.Generator()
-    assert isinstance(source, InMemory) == in_memory
-    assert source.epoch(generator).__next__()[0].shape[1] == N_CLASSES
-    drawn = []
-    for _ in range(2):
-        labels = {}
-        for units, y_drawn, _, batch in source.epoch(generator):
-            for unit, label in zip(units[batch].numpy(), y_drawn[batch].tolist(), strict=True):
-                labels[unit.tobytes()] = label
-                assert unit[label] > 0
-        drawn.append(labels)
-    assert drawn[0].keys() == drawn[1].keys()
-    changed = np.mean([drawn[0][key] != drawn[1][key] for key in drawn[0]])
-    posterior = inputs.tensor(X).numpy() ** 2
-    assert changed == pytest.approx(1 - (posterior**2).sum(1).mean(), abs=0.05)
+def test_where_classes_are_not_gaussian_the_network_outweighs_discriminant_analysis():
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(4000, 4))
+    y = (X > 0) @ (1, 2, 4, 8)
+    y = y // 2 * 2 + (np.abs(X).sum(axis=1) > 3)  # with a border that is not linear
+    network, inputs = learn(X[:3000], y[:3000])
+    correct = inputs._replace(base=network).tensor(X[3000:]).argmax(1).numpy() == y[3000:]
+    discriminant = LinearDiscriminantAnalysis().fit(X[:3000], y[:3000])
+    assert correct.mean() > discriminant.score(X[3000:], y[3000:]) + 0.05
 
 
 @pytest.fixture(scope="module")
@@ -212,7 +240,7 @@ def test_the_base_network_has_not_seen_what_validates(data):
 
 
 @pytest.mark.parametrize(("trunk_input", "smoothing"), [("posterior", 0.0), ("features", 0.1)])
-def test_labels_are_smoothed_unless_they_are_drawn(data, trunk_input, smoothing):
+def test_labels_are_smoothed_and_a_posterior_is_not(data, trunk_input, smoothing):
     X, y = (array[:300] for array in data[:2])
     params = {"M": 2, "K": 4, "trunk_input": trunk_input, "max_iter": 1, "random_state": 0}
     default, same, other = (
@@ -221,3 +249,21 @@ def test_labels_are_smoothed_unless_they_are_drawn(data, trunk_input, smoothing)
     )
     assert default == same
     assert default != other
+
+
+def test_the_posterior_is_learned_from_and_later_labels_are(data):
+    X, y, *_ = data
+    steps = []
+
+    class Watched(DPQClassifier):
+        @staticmethod
+        def _make_step(network, objective, **how):
+            steps.append((objective, network.dropout))
+            return make_step(network, objective, **how)
+
+    watched = Watched(M=2, K=4, max_iter=1, trunk_input="posterior", random_state=0).fit(X, y)
+    watched.partial_fit(X[:300], y[:300])
+    clone(watched).set_params(trunk_input="features").fit(X, y)
+    assert [objective.distills for objective, _ in steps] == [True, False, False]
+    assert [objective.label_smoothing for objective, _ in steps] == [0, 0.1, 0.1]
+    assert [bool(dropout) for _, dropout in steps] == [False, False, True]

@@ -67,15 +67,18 @@ def random_projection(network, n_units):
     weights=weights,
     smoothing=st.sampled_from([0.0, 0.2]),
     B=st.integers(1, 9),
-    kind=st.sampled_from(["labels", "both", "features"]),
+    kind=st.sampled_from(["labels", "both", "features", "posterior"]),
 )
 def test_steps_are_those_of_autograd(split_products, sizes, weights, smoothing, B, kind):
     weights = dict(zip(TERMS, weights, strict=True))
     results = []
     for step_class, plan in ((FastStep, {"plan": Plan(split_products)}), (AutogradStep, {})):
-        network, X, y, weight = make_problem(**sizes, n_classes=0 if kind == "features" else C)
-        projection = None if kind == "labels" else random_projection(network, X.shape[1])
-        step = start(step_class, network, Objective(weights, smoothing, projection), B, **plan)
+        n_classes = {"features": 0, "posterior": sizes["n_units"]}.get(kind, C)
+        network, X, y, weight = make_problem(**sizes, n_classes=n_classes)
+        if kind == "posterior":
+            X = X.softmax(1).sqrt()
+        projection = random_projection(network, X.shape[1]) if kind in ("both", "features") else None
+        step = start(step_class, network, Objective(weights, smoothing, projection, kind == "posterior"), B, **plan)
         drawn = torch.Generator().manual_seed(1)
         batches = [torch.randperm(N, generator=drawn)[:size] for size in (B, max(1, B - 1), B)]
         with step:

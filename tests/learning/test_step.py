@@ -20,7 +20,7 @@ SIZES = {"M": 2, "K": 4, "D": 3, "hidden_layer_sizes": (8,), "part_layer_sizes":
 def make_problem(**params):
     """Return a network in float64, and a batch for it."""
     generator = torch.Generator().manual_seed(0)
-    network = DPQNetwork(N_UNITS, C, **SIZES | params).double()
+    network = DPQNetwork(**{"n_units": N_UNITS, "n_classes": C} | SIZES | params).double()
     network.initialize(generator)
     with torch.no_grad():
         network.class_centers.normal_(generator=generator)
@@ -64,6 +64,29 @@ def test_the_objective_is_the_weighted_sum_of_its_terms():
     weighted = torch.autograd.grad(sum(loss_weights[name] * term for name, term in expected.items()), parameters)
     for ours, reference in zip(gradients, weighted, strict=True):
         torch.testing.assert_close(ours, reference)
+
+
+@pytest.mark.parametrize("step_class", [None, FastStep])
+def test_a_posterior_takes_the_place_of_labels(step_class):
+    network, x, y, weight = make_problem(n_classes=N_UNITS)
+    roots, smoothing = x.softmax(1).sqrt(), 0.2
+    objective = Objective(dict.fromkeys(TERMS, 1.0), smoothing, distills=True)
+    output = network(roots)
+    expected = torch.zeros(3, dtype=torch.float64)
+    for representation, term in ((output.soft, 0), (output.hard, 1)):
+        log_p = network.classifier(representation).log_softmax(1)
+        for b in range(B):
+            for c in range(N_UNITS):
+                target = (1 - smoothing) * roots[b, c] ** 2 + smoothing / N_UNITS
+                expected[term] -= (weight[b] * target * log_p[b, c]).detach()
+            center = sum(roots[b, c] * network.class_centers[c] for c in range(N_UNITS))
+            expected[2] += (weight[b] * (representation[b] - center).square().sum() / 2).detach()
+    if step_class is None:
+        terms = objective(network, roots, y, weight)[1]
+    else:
+        with step_class(network, objective, weight_decay=0.0, batch_size=B, generator=torch.Generator()) as step:
+            terms = step(roots, y, weight, torch.arange(B), 0.1)
+    torch.testing.assert_close(terms[:3], expected)
 
 
 @pytest.mark.parametrize("name", TERMS)

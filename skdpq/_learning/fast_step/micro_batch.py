@@ -39,7 +39,7 @@ class MicroBatch:
 
     def __init__(self, parameters, gradients, objective, dropout, generator):
         self._parameters, self._gradients = parameters, gradients
-        self._weights, self._smoothing, self._projection = objective
+        self._weights, self._smoothing, self._projection, self._distills = objective
         self._dropout = dropout
         seed = int(torch.randint(2**63 - 1, (), generator=generator))
         self._generator = torch.Generator().manual_seed(seed)
@@ -70,8 +70,11 @@ class MicroBatch:
         torch.index_select(X, 0, batch, out=buf.x)
         buf.y.copy_(y)
         buf.weight.copy_(weight)
-        if self._projection is not None:  # before dropout
+        # Targets are of the sample before dropout.
+        if self._projection is not None:
             torch.addmm(self._projection.bias, buf.x, self._projection.weight, out=buf.target)
+        if self._distills:
+            buf.roots.copy_(buf.x)
         if self._dropout:
             self._apply_dropout(buf)
         self._quantize(buf)
@@ -117,10 +120,14 @@ class MicroBatch:
         # Classes come first, as products are faster with few rows than with few columns.
         torch.addmm(self._bias_column, weight, buf.transposed_stacked, out=buf.logits)
         torch.log_softmax(buf.logits, 0, out=buf.log_p)
-        # One-hot labels, times -weight, and smoothed.
+        # The targets times -weight: one-hot labels, or the posterior; smoothed.
         torch.neg(buf.weight_row, out=buf.negative_weight)
-        buf.labels.zero_()
-        buf.labels.scatter_(0, buf.y_row, buf.negative_weight)
+        if self._distills:
+            torch.mul(buf.transposed_roots, buf.transposed_roots, out=buf.posterior)
+            torch.mul(buf.posterior_of_half, buf.negative_weight_halves, out=buf.labels_halves)
+        else:
+            buf.labels.zero_()
+            buf.labels.scatter_(0, buf.y_row, buf.negative_weight)
         if self._smoothing:
             buf.labels.mul_(1 - self._smoothing)
             torch.add(buf.labels, buf.negative_weight, alpha=self._smoothing / len(weight), out=buf.labels)
@@ -141,10 +148,17 @@ class MicroBatch:
 
     def _center(self, buf):
         """Compute Joint Central Loss, the gradient of the class centers, and of soft and hard without its weight."""
-        torch.index_select(self._parameters["class_centers"], 0, buf.y[0], out=buf.centers)
+        centers, gradient = self._parameters["class_centers"], self._gradients["class_centers"]
+        if self._distills:
+            torch.mm(buf.roots, centers, out=buf.centers)
+        else:
+            torch.index_select(centers, 0, buf.y[0], out=buf.centers)
         self._half_squared_distance(buf, buf.centers, "joint_central", buf.grad)
-        gradient = self._gradients["class_centers"].zero_()
-        gradient.index_add_(0, buf.y_flat, buf.grad, alpha=-self._weights["joint_central"])
+        if self._distills:
+            torch.add(buf.grad_soft, buf.grad_hard, out=buf.centers)  # which is free by now
+            torch.mm(buf.transposed_roots, buf.centers, out=gradient).mul_(-self._weights["joint_central"])
+        else:
+            gradient.zero_().index_add_(0, buf.y_flat, buf.grad, alpha=-self._weights["joint_central"])
 
     def _half_squared_distance(self, buf, centers, term, grad):
         """Compute equation 5 for centers o (B, M * D), and its gradient: weight * (soft - o), without the term's."""
@@ -214,6 +228,8 @@ class _Buffers:
     def _make_inputs(self, codebooks, n_units, B):
         M, _, D = codebooks.shape
         self.x, self.target = codebooks.new_empty(B, n_units), codebooks.new_empty(B, M * D)
+        self.roots, self.posterior = codebooks.new_empty(B, n_units), codebooks.new_empty(n_units, B)
+        self.transposed_roots, self.posterior_of_half = self.roots.T, self.posterior[:, None]
         self.activations.place(self.x)
         self.y, self.weight = torch.empty(2, B, dtype=torch.int64), codebooks.new_empty(2, B)  # for soft and for hard
         self.y_flat, self.y_row, self.weight_row = self.y.view(-1), self.y.view(1, -1), self.weight.view(1, -1)
@@ -244,6 +260,9 @@ class _Buffers:
         self.logits_halves = self.logits[:, :B], self.logits[:, B:]
         self.negative_weight, self.cross_entropy, self.centers = new(1, 2 * B), new(2 * B), new(B, M * D)
         self.cross_entropy_halves = self.cross_entropy.view(2, B)
+        self.labels_halves, self.negative_weight_halves = (
+            a.view(-1, 2, B) for a in (self.labels, self.negative_weight)
+        )
 
     def _make_layers(self, parameters):
         units, s = self.activations.units, self.activations.s
