@@ -5,3 +5,5 @@ from .product_quantizer import ProductQuantizer
 from .transformer import DPQTransformer
 
 __all__ = ["DPQClassifier", "DPQNeighbors", "DPQTransformer", "ProductQuantizer", "metrics"]
+
+__version__: str

@@ -44,7 +44,7 @@ from ._learning.samples import (
 from ._learning.step import Objective, make_step
 from ._learning.training import Learner, Settings, seeded_globally, train, train_one_pass
 from ._learning.user_code import units_of
-from ._progress import FitCallbacks, printed_blocks
+from ._progress import FitCallbacks, printed_blocks, printed_stage
 from ._quantizer import QuantizerMixin, class_posterior, compression_ratio, normalize_parts
 from ._search.tables import lut_classification
 
@@ -508,7 +508,8 @@ class BaseDPQ(CallbackSupportMixin, QuantizerMixin, BaseEstimator):
     def _learn_base_network(self, samples, generator):
         """Learn the base network, whose units become the input of the trunk."""
         device = check_device(self.device)
-        network = learn_base_network(samples, len(self.classes_), self._inputs(), device, generator)
+        with printed_stage("Training the base network", self.verbose):
+            network = learn_base_network(samples, len(self.classes_), self._inputs(), device, generator)
         self.base_network_ = network.arrays()
         self.architecture_ = self._architecture(network.n_classes)
 

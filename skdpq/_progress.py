@@ -4,6 +4,7 @@
 """
 
 import copy
+import time
 from contextlib import contextmanager
 
 from sklearn.utils import gen_batches
@@ -32,7 +33,26 @@ def printed_blocks(n_samples, verbose):
         return
     for rows in gen_batches(n_samples, _LINE_SAMPLES * -(-n_samples // (_LINE_SAMPLES * _MOST_LINES))):
         yield rows
-        print(f"Encoded {rows.stop:,} of {n_samples:,} samples")
+        print(f"Encoded {rows.stop:,} of {n_samples:,} samples", flush=True)
+
+
+@contextmanager
+def printed_stage(name, verbose):
+    """Print that a stage of a fit begins and, unless something is raised, that it has ended.
+
+    Parameters
+    ----------
+    name : str
+        What it does.
+    verbose : bool or int
+        Whether to print.
+    """
+    began = time.perf_counter()
+    if verbose:
+        print(f"{name} ...", flush=True)
+    yield
+    if verbose:
+        print(f"{name} took {time.perf_counter() - began:.1f} s", flush=True)
 
 
 @contextmanager

@@ -8,19 +8,23 @@ A quantizer that classifies codes has three things more, by which `DPQNeighbors(
 3.1.2), and `predict_proba_soft(X)`, the class probabilities (n, n_classes) of samples before they are quantized.
 """
 
+import copy
+
 import numpy as np
 from scipy.special import softmax
 from sklearn.base import ClassNamePrefixFeaturesOutMixin, TransformerMixin
+from sklearn.frozen import FrozenEstimator
 from sklearn.utils import gen_batches
-from sklearn.utils.validation import _num_samples, check_is_fitted
+from sklearn.utils.validation import _get_feature_names, _num_samples, check_is_fitted
 
 from . import _codes
 from ._arrays import as_array
+from ._versions import VersionedMixin
 
 _BLOCK_SCORES = 2**22  # scores of classes at a time: 32 MB
 
 
-class QuantizerMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin):
+class QuantizerMixin(VersionedMixin, ClassNamePrefixFeaturesOutMixin, TransformerMixin):
     """Transform, decode and pack, for an estimator with `codebooks_`, `soft`, `encode` and the parameter `output`."""
 
     def transform(self, X):
@@ -130,7 +134,7 @@ class QuantizerMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin):
         return tags
 
 
-def represent(quantizer, method, X):
+def represent(quantizer, method, X, checked_by=None):
     """Return what a method of a quantizer makes of samples, which may be of any kind that it takes.
 
     All that `DPQNeighbors` has a quantizer compute comes through here. Width, kind and range of the rows are checked
@@ -144,6 +148,8 @@ def represent(quantizer, method, X):
         Name of the method.
     X : array-like of shape (n_samples, ...)
         Samples.
+    checked_by : estimator, default=None
+        What has checked the feature names of X before. If it has warned of them, the quantizer does not, too.
 
     Returns
     -------
@@ -155,6 +161,8 @@ def represent(quantizer, method, X):
     ValueError
         If they are not.
     """
+    if checked_by is not None:
+        quantizer = _with_names_of(X, quantizer, checked_by)
     rows = np.asarray(as_array(getattr(quantizer, method)(X)))
     n_samples = _num_samples(X)
     if rows.ndim != 2 or len(rows) != n_samples:
@@ -163,6 +171,19 @@ def represent(quantizer, method, X):
             f"got an array of shape {rows.shape}."
         )
     return rows
+
+
+def _with_names_of(X, quantizer, checked_by):
+    """Return the quantizer as fitted with the feature names of X, if an estimator has warned that these are others."""
+    names = _get_feature_names(X)
+    if (names is None) != hasattr(checked_by, "feature_names_in_"):
+        return quantizer
+    quantizer = copy.copy(quantizer.estimator if isinstance(quantizer, FrozenEstimator) else quantizer)
+    if names is None:
+        vars(quantizer).pop("feature_names_in_", None)
+    elif not hasattr(quantizer, "feature_names_in_"):
+        quantizer.feature_names_in_ = names
+    return quantizer
 
 
 def compression_ratio(n_values, M, K):

@@ -18,10 +18,11 @@ from ._arrays import as_array
 from ._atomic import all_or_nothing
 from ._codes import check_codes
 from ._device import TorchDevice, search_device
-from ._progress import fit_task
+from ._progress import fit_task, printed_stage
 from ._quantizer import represent
 from ._search.index import CodeIndex
 from ._search.scan_numba import query_blocks
+from ._versions import VersionedMixin
 from .metrics import score_neighbors
 from .product_quantizer import ProductQuantizer
 
@@ -29,7 +30,9 @@ _CLASSIFIES = ("lutc_", "class_bias_", "predict_proba_soft")  # what a quantizer
 _BLOCK_SAMPLES = 2**14  # represented at a time, and encoded at a time where callbacks want to know
 
 
-class DPQNeighbors(CallbackSupportMixin, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
+class DPQNeighbors(
+    VersionedMixin, CallbackSupportMixin, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
+):
     """Neighbour search over codes, with the face of scikit-learn's NearestNeighbors.
 
     The database is stored as codes and searched through look-up tables (Klein & Wolf [1]_, sections 3.1.3 and 3.1.4).
@@ -68,6 +71,9 @@ class DPQNeighbors(CallbackSupportMixin, ClassNamePrefixFeaturesOutMixin, Transf
         Where to search: on the CPU, or by torch on ``"cuda"``, ``"cuda:1"``, ``"mps"`` and the like, with the same
         results; ``"auto"`` is a GPU if torch has one, else the CPU. Queries are represented where the quantizer
         says, and `score` ranks on the CPU. May be changed on a fitted estimator.
+    verbose : bool or int, default=False
+        Print a line as each stage of `fit` begins and one as it ends, with the time that it took: fitting the
+        quantizer, encoding, indexing. The default quantizer for labels prints what its own `verbose` says, too.
 
     Attributes
     ----------
@@ -132,6 +138,7 @@ class DPQNeighbors(CallbackSupportMixin, ClassNamePrefixFeaturesOutMixin, Transf
         "random_state": ["random_state"],
         "n_jobs": [Integral, None],
         "device": [str, TorchDevice],
+        "verbose": ["verbose"],
     }
 
     def __init__(
@@ -146,6 +153,7 @@ class DPQNeighbors(CallbackSupportMixin, ClassNamePrefixFeaturesOutMixin, Transf
         random_state=None,
         n_jobs=None,
         device="cpu",
+        verbose=False,
     ):
         self.n_neighbors = n_neighbors
         self.radius = radius
@@ -156,6 +164,7 @@ class DPQNeighbors(CallbackSupportMixin, ClassNamePrefixFeaturesOutMixin, Transf
         self.random_state = random_state
         self.n_jobs = n_jobs
         self.device = device
+        self.verbose = verbose
 
     @_fit_context(prefer_skip_nested_validation=False)
     @all_or_nothing
@@ -188,18 +197,20 @@ class DPQNeighbors(CallbackSupportMixin, ClassNamePrefixFeaturesOutMixin, Transf
         self._check_metric(y)  # so does this, as far as can be told before
         validate_data(self, X, skip_check_array=True)
         self.quantizer_ = clone(self._choose_quantizer(y))
-        with fit_task(context, "fit quantizer", **data) as task:
+        with printed_stage("Fitting the quantizer", self.verbose), fit_task(context, "fit quantizer", **data) as task:
             self._fit_quantizer(X, y, fit_params, task)
         self._index_of(CodeIndex(self.quantizer_.codebooks_))  # raises where it does not classify
         # No callback, no blocks: the quantizer encodes X as it likes to.
         told = hasattr(self, "_skl_callbacks") and not issparse(X)
         blocks = list(gen_batches(_num_samples(X), _BLOCK_SAMPLES)) if told else []
         blocks = blocks if len(blocks) > 1 else []
-        with fit_task(context, "encode", max_subtasks=len(blocks), **data) as task:
+        encoding = fit_task(context, "encode", max_subtasks=len(blocks), **data)
+        with printed_stage("Encoding", self.verbose), encoding as task:
             codes = self._encode(X, blocks, task, data)
         # All codes at once, as adding them in blocks would sort them again and again, and leave several segments to
         # search. None: how long that takes is not known, which ProgressBar shows too.
-        with fit_task(context, "index", max_subtasks=None if blocks else 0, **data):
+        indexing = fit_task(context, "index", max_subtasks=None if blocks else 0, **data)
+        with printed_stage("Indexing", self.verbose), indexing:
             self._store(CodeIndex(self.quantizer_.codebooks_).add(codes), y)
         context.call_on_fit_task_end(**data)
 
@@ -268,7 +279,7 @@ class DPQNeighbors(CallbackSupportMixin, ClassNamePrefixFeaturesOutMixin, Transf
         """
         check_is_fitted(self)
         self._check_samples(X)
-        return self.add_codes(represent(self.quantizer_, "encode", X), ids=ids, y=y)
+        return self.add_codes(represent(self.quantizer_, "encode", X, self), ids=ids, y=y)
 
     @all_or_nothing
     def add_codes(self, codes, ids=None, y=None):
@@ -643,7 +654,7 @@ class DPQNeighbors(CallbackSupportMixin, ClassNamePrefixFeaturesOutMixin, Transf
             return ProductQuantizer(random_state=self.random_state)
         from .transformer import DPQTransformer  # imports torch, which searching does without
 
-        return DPQTransformer(random_state=self.random_state)
+        return DPQTransformer(random_state=self.random_state, verbose=self.verbose)
 
     def _check_metric(self, y):
         """Raise ValueError if it can be told before the quantizer is fitted that it will not classify codes."""
@@ -699,10 +710,10 @@ class DPQNeighbors(CallbackSupportMixin, ClassNamePrefixFeaturesOutMixin, Transf
         method = "encode" if self.search == "symmetric" else asymmetric
         n_queries = _num_samples(X)
         if n_queries <= _BLOCK_SAMPLES:
-            yield represent(self.quantizer_, method, X)  # which refuses an X without samples
+            yield represent(self.quantizer_, method, X, self)  # which refuses an X without samples
         else:
             for block in gen_batches(n_queries, _BLOCK_SAMPLES):
-                yield represent(self.quantizer_, method, _safe_indexing(X, block))
+                yield represent(self.quantizer_, method, _safe_indexing(X, block), self)
 
     def _index(self):
         """Return the database as the quantizer's tables are now: `intra_norm` may change after `fit`."""

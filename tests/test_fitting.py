@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+import re
 
 import numpy as np
 import pandas as pd
@@ -658,3 +659,34 @@ def test_encoding_is_told_of_once(digits, trained, capsys):
     neighbors.set_callbacks(Recorder()).fit(X)  # the callback is told
     neighbors.kneighbors(X[:17000], n_neighbors=1)
     assert capsys.readouterr().out == ""
+
+
+STAGES = ["Fitting the quantizer", "Encoding", "Indexing"]
+
+
+@pytest.mark.parametrize("quantizer", [None, ProductQuantizer(M=2, K=4)])
+def test_a_verbose_index_tells_of_the_stages_of_its_fit(digits, quantizer, capsys):
+    X, _, y, _ = digits
+    X, y = X[:60].astype(np.float32), y[:60]
+    neighbors = DPQNeighbors(quantizer=quantizer, random_state=0, verbose=True).fit(X, y)
+    lines = capsys.readouterr().out.splitlines()
+    stages = [line for line in lines if not line.startswith("Epoch ")]
+    assert [line for line in stages if line.endswith(" ...")] == [f"{stage} ..." for stage in STAGES]
+    assert re.fullmatch(
+        "".join(rf"{stage} \.\.\.\n{stage} took \d+\.\d s\n" for stage in STAGES), "\n".join([*stages, ""])
+    )
+    epochs = [line for line in lines if line.startswith("Epoch ")]
+    assert len(epochs) == (getattr(neighbors.quantizer_, "n_iter_", 0) if quantizer is None else 0)
+    neighbors.kneighbors(X)
+    if quantizer is not None:
+        neighbors.set_params(verbose=False).fit(X, y)
+    assert capsys.readouterr().out == ""
+
+
+def test_training_the_base_network_is_told_of(digits, capsys):
+    X, _, y, _ = digits
+    DPQClassifier(M=2, K=4, max_iter=1, trunk_input="posterior", verbose=True).fit(X[:200], y[:200])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "Training the base network ..."
+    assert re.fullmatch(r"Training the base network took \d+\.\d s", lines[1])
+    assert lines[2].startswith("Epoch 1/1 ")

@@ -1,10 +1,14 @@
 """What is not ours: tensors, and the quantizers, backbones and augmentations that users write."""
 
+import copy
+import warnings
+
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from numpy.testing import assert_array_equal
-from sklearn.base import BaseEstimator
+from sklearn.base import BaseEstimator, clone
 from sklearn.datasets import load_iris
 from sklearn.frozen import FrozenEstimator
 from sklearn.model_selection import GridSearchCV, StratifiedKFold
@@ -343,3 +347,57 @@ def test_going_on_with_or_without_a_backbone_as_was_not_begun(backbone):
             go_on(X, Y)
     assert_array_equal(clf.encode(X), before[0])
     assert clf.mean_ is before[1]
+
+
+NAMED = pd.DataFrame(X.astype(np.float32), columns=["a", "b", "c", "d"])
+CALLS = {
+    "kneighbors": lambda neighbors, X: neighbors.kneighbors(X),
+    "symmetric": lambda neighbors, X: copy.copy(neighbors).set_params(search="symmetric").kneighbors(X),
+    "radius_neighbors": lambda neighbors, X: np.concatenate(neighbors.radius_neighbors(X)[1]),
+    "graph": lambda neighbors, X: neighbors.kneighbors_graph(X).toarray(),
+    "transform": lambda neighbors, X: neighbors.transform(X).toarray(),
+    "score": lambda neighbors, X: neighbors.score(X, Y),
+    "add": lambda neighbors, X: copy.deepcopy(neighbors).add(X).codes_,
+}
+
+
+@pytest.mark.parametrize("call", CALLS)
+@pytest.mark.parametrize("named", [True, False])
+@pytest.mark.parametrize(
+    "quantizer",
+    [ProductQuantizer(**SMALL), DPQClassifier(**SMALL, max_iter=1), FrozenEstimator(ProductQuantizer(**SMALL))],
+    ids=lambda quantizer: type(quantizer).__name__,
+)
+def test_feature_names_are_told_of_once_and_of_the_estimator_that_was_fitted(quantizer, named, call):
+    data, queries = (NAMED, NAMED.to_numpy()) if named else (NAMED.to_numpy(), NAMED)
+    if isinstance(quantizer, FrozenEstimator):
+        quantizer = FrozenEstimator(clone(quantizer.estimator).fit(data))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", ".*feature names")
+        neighbors = DPQNeighbors(quantizer=quantizer).fit(data, Y)
+        expected = CALLS[call](neighbors, data)
+    with pytest.warns(UserWarning, match="feature names") as caught:
+        found = CALLS[call](neighbors, queries)
+    assert len(caught) == 1
+    assert "DPQNeighbors was fitted with" in str(caught[0].message)
+    for one, other in zip(found, expected, strict=True) if isinstance(found, tuple) else [(found, expected)]:
+        assert_array_equal(one, other)
+    assert hasattr(neighbors.quantizer_, "feature_names_in_") == named
+
+
+def test_feature_names_of_many_queries_are_told_of_once():
+    neighbors = DPQNeighbors(1, quantizer=ProductQuantizer(**SMALL)).fit(NAMED)
+    with pytest.warns(UserWarning, match="feature names") as caught:
+        neighbors.kneighbors(np.tile(NAMED, (120, 1)))
+    assert len(caught) == 1
+
+
+def test_names_that_a_quantizer_was_fitted_with_are_its_own_to_tell_of():
+    named = FrozenEstimator(ProductQuantizer(**SMALL).fit(NAMED))
+    with pytest.warns(UserWarning, match="ProductQuantizer was fitted with feature names"):
+        DPQNeighbors(quantizer=named).fit(NAMED.to_numpy())
+    with pytest.raises(ValueError, match="feature names should match"):
+        DPQNeighbors(quantizer=named).fit(NAMED.set_axis(list("wxyz"), axis=1))
+    neighbors = DPQNeighbors(quantizer=ProductQuantizer(**SMALL)).fit(NAMED)
+    with pytest.raises(ValueError, match="feature names should match"):
+        neighbors.kneighbors(NAMED[list("dcba")])

@@ -259,7 +259,7 @@ def _print_epoch(epoch, terms, scores):
     values = [f"{name} {value:.4f}" for name, value in terms.items()]
     if scores:
         values.append(f"validation {scores[-1]:.4f}")
-    print(f"Epoch {epoch}  {'  '.join(values)}")
+    print(f"Epoch {epoch}  {'  '.join(values)}", flush=True)
 
 
 def _warn(message):

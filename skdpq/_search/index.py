@@ -11,6 +11,7 @@ import copy
 import numpy as np
 
 from .._codes import check_codes, code_dtype
+from .._versions import VersionedMixin
 from . import relevance, scan_numba
 from .posteriors import check_classifier
 from .results import count_others, without_self
@@ -20,7 +21,7 @@ from .tables import Queries, as_float32
 _MAX_ID = 2**63 - 2  # so that the id after it is an int64 too
 
 
-class CodeIndex:
+class CodeIndex(VersionedMixin):
     """Codes and their ids; ties in distance are broken by id.
 
     An index never changes: `add` and `remove` return another, so whoever holds one may search it meanwhile.
