@@ -19,7 +19,7 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_consistent_length, check_is_fitted, column_or_1d, validate_data
 
 from ._arrays import as_array
-from ._atomic import all_or_nothing
+from ._atomic import changes, reads
 from ._codes import code_dtype
 from ._device import check_device
 from ._learning import auto
@@ -47,6 +47,7 @@ from ._learning.user_code import units_of
 from ._progress import FitCallbacks, printed_blocks, printed_stage
 from ._quantizer import QuantizerMixin, class_posterior, compression_ratio, normalize_parts
 from ._search.tables import lut_classification
+from ._threads import surely
 
 
 def _classifies(estimator):
@@ -162,8 +163,8 @@ class BaseDPQ(CallbackSupportMixin, QuantizerMixin, BaseEstimator):
 
     _make_step = staticmethod(make_step)  # a seam: benchmarks train by other steps
 
+    @changes
     @_fit_context(prefer_skip_nested_validation=True)
-    @all_or_nothing
     @with_callbacks
     def fit(self, X, y=None, sample_weight=None, *, X_val=None, y_val=None, sample_weight_val=None):
         """Learn the network on samples and, where there are any, their labels (section 3).
@@ -229,7 +230,7 @@ class BaseDPQ(CallbackSupportMixin, QuantizerMixin, BaseEstimator):
         n_epochs = auto.n_epochs(batches.n_batches, self._has_base()) if self.max_iter == "auto" else self.max_iter
         seeded = self._seeded(generator, network)
         step = self._step(network, batches, generator, projection, distills=self._has_base())
-        with callbacks.begin(n_epochs), seeded, step:
+        with callbacks.begin(n_epochs), seeded, surely(step.stop), step:
             settings = Settings(
                 learning_rate=self.learning_rate,
                 max_iter=n_epochs,
@@ -244,8 +245,8 @@ class BaseDPQ(CallbackSupportMixin, QuantizerMixin, BaseEstimator):
             network.backbone = backbone
         self._store(network, curve, resume, validation_scores=scores)
 
+    @changes
     @_fit_context(prefer_skip_nested_validation=True)
-    @all_or_nothing
     def partial_fit(self, X, y=None, classes=None, sample_weight=None):
         """Learn from some samples in one pass, going on from where the estimator is.
 
@@ -305,11 +306,12 @@ class BaseDPQ(CallbackSupportMixin, QuantizerMixin, BaseEstimator):
         if resume and self.optimizer_state_ is not None:
             step.state = self.optimizer_state_
 
-        with self._seeded(generator, network), step:
+        with self._seeded(generator, network), surely(step.stop), step:
             learner = Learner(network, batches, step, self._loss_weights(network), self.augment, generator)
             terms = train_one_pass(learner, self.learning_rate)
         self._store(network, {name: [value] for name, value in terms.items()}, resume, optimizer_state=step.state)
 
+    @reads
     def soft(self, X):
         """Compute the soft representation (equations 1 and 3), intra-normalised with ``intra_norm=True``.
 
@@ -330,12 +332,14 @@ class BaseDPQ(CallbackSupportMixin, QuantizerMixin, BaseEstimator):
         ValueError
             If X does not match the data that it was fitted on.
         """
+        intra_norm = self._valid("intra_norm")
         soft = self._soft(X).astype(np.float32, copy=False)
-        if self.intra_norm:
+        if intra_norm:
             M, _, D = self.parameters_["codebooks"].shape
             soft = normalize_parts(soft.reshape(-1, M, D)).reshape(soft.shape)
         return soft
 
+    @reads
     def encode(self, X):
         """Compute the codes z, the most probable codeword of each part (section 3.1.1), counted from zero.
 
@@ -360,6 +364,7 @@ class BaseDPQ(CallbackSupportMixin, QuantizerMixin, BaseEstimator):
         return self._compute(X, M, code_dtype(K))
 
     @available_if(_classifies)
+    @reads
     def predict_proba_soft(self, X):
         """Estimate class probabilities from the soft representation; `DPQNeighbors` searches by them.
 
@@ -385,12 +390,14 @@ class BaseDPQ(CallbackSupportMixin, QuantizerMixin, BaseEstimator):
         return class_posterior(self._soft(X), self._classifier("weight"), self._classifier("bias"))
 
     @property
+    @reads
     def codebooks_(self):
         """Codebooks C_m (M, K, D) that `decode` reads, float32; their rows normalised with ``intra_norm=True``."""
         codebooks = self._codebooks().astype(np.float32, copy=False)
-        return normalize_parts(codebooks) if self.intra_norm else codebooks
+        return normalize_parts(codebooks) if self._valid("intra_norm") else codebooks
 
     @property
+    @reads
     def lutc_(self):
         """Look-up tables LUTC_m (M, K, C) that classify codes (section 3.1.2), float32; not where none supervised.
 
@@ -400,11 +407,13 @@ class BaseDPQ(CallbackSupportMixin, QuantizerMixin, BaseEstimator):
         return lut_classification(codebooks, self._classifier("weight")).astype(np.float32, copy=False)
 
     @property
+    @reads
     def class_bias_(self):
         """Bias b (C,) of the scores that `lutc_` adds up to, float32; not where none supervised."""
         return self._classifier("bias").astype(np.float32, copy=False)
 
     @property
+    @reads
     def class_centers_(self):
         """Class centers o_i of the Joint Central Loss (C, M * D), float32, in the order of `classes_`."""
         return self._parameter("class_centers").astype(np.float32)
@@ -646,7 +655,7 @@ class BaseDPQ(CallbackSupportMixin, QuantizerMixin, BaseEstimator):
             backbone = partial(units_of, backbone.to(device).eval(), n_units=self.architecture_["n_units"])
         to_tensor = self._inputs().tensor
         result = np.empty((len(X), width), dtype)
-        for rows in printed_blocks(len(X), self.verbose):
+        for rows in printed_blocks(len(X), self._valid("verbose")):
             if not infer(parameters, X[rows], to_tensor, result[rows], backbone):
                 raise ValueError("Expected X within the range of the training data, got values too large for it.")
         return result

@@ -19,12 +19,13 @@ from sklearn.utils.validation import _get_feature_names, _num_samples, check_is_
 
 from . import _codes
 from ._arrays import as_array
+from ._atomic import StateMixin, changes, reads
 from ._versions import VersionedMixin
 
 _BLOCK_SCORES = 2**22  # scores of classes at a time: 32 MB
 
 
-class QuantizerMixin(VersionedMixin, ClassNamePrefixFeaturesOutMixin, TransformerMixin):
+class QuantizerMixin(StateMixin, VersionedMixin, ClassNamePrefixFeaturesOutMixin, TransformerMixin):
     """Transform, decode and pack, for an estimator with `codebooks_`, `soft`, `encode` and the parameter `output`."""
 
     def transform(self, X):
@@ -47,11 +48,13 @@ class QuantizerMixin(VersionedMixin, ClassNamePrefixFeaturesOutMixin, Transforme
         ValueError
             If X does not match the data that it was fitted on.
         """
-        if self.output == "soft":
+        output = self._valid("output")
+        if output == "soft":
             return self.soft(X)
         codes = self.encode(X)
-        return codes if self.output == "codes" else self.decode(codes)
+        return codes if output == "codes" else self.decode(codes)
 
+    @reads
     def decode(self, codes):
         """Return the hard representation of codes (equations 2 and 4).
 
@@ -75,6 +78,7 @@ class QuantizerMixin(VersionedMixin, ClassNamePrefixFeaturesOutMixin, Transforme
         check_is_fitted(self)
         return _codes.decode(codes, self.codebooks_)
 
+    @reads
     def pack_codes(self, codes):
         """Pack codes to ceil(M log2(K) / 8) bytes a row (section 3.1.1).
 
@@ -99,6 +103,7 @@ class QuantizerMixin(VersionedMixin, ClassNamePrefixFeaturesOutMixin, Transforme
         M, K, _ = self.codebooks_.shape
         return _codes.pack_codes(_codes.check_codes(codes, M, K), K)
 
+    @reads
     def unpack_codes(self, packed):
         """Undo `pack_codes`.
 
@@ -123,15 +128,28 @@ class QuantizerMixin(VersionedMixin, ClassNamePrefixFeaturesOutMixin, Transforme
         M, K, _ = self.codebooks_.shape
         return _codes.unpack_codes(packed, M, K)
 
+    get_feature_names_out = reads(ClassNamePrefixFeaturesOutMixin.get_feature_names_out)
+
     @property
+    @reads
     def _n_features_out(self):
         M, _, D = self.codebooks_.shape
-        return M if self.output == "codes" else M * D
+        return M if self._valid("output") == "codes" else M * D
+
+    def _codebooks(self):
+        """Return the codebooks as they were trained: the same until another fit, whatever parameters are set."""
+        return self.codebooks_
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()
         tags.transformer_tags.preserves_dtype = [] if self.output == "codes" else ["float32"]
         return tags
+
+
+# As the outermost, so that the names of a frame's columns are of the state that its data are of; and so that what is
+# transformed is what was fitted.
+QuantizerMixin.transform = reads(QuantizerMixin.transform)  # type: ignore[method-assign]
+QuantizerMixin.fit_transform = changes(QuantizerMixin.fit_transform)  # type: ignore[method-assign]
 
 
 def represent(quantizer, method, X, checked_by=None):

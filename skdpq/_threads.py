@@ -1,12 +1,16 @@
-"""Threads: a pool that runs a function over arguments, and limits on what a thread shares out in turn.
+"""Threads: a pool that runs a function over arguments, locks, and limits on what a thread shares out in turn.
 
-The scan, the encoder and the fast training step call this. The pool's threads sleep between calls, a call's results do
-not depend on how many of them there are, and no limit outlives its block.
+The scan, the encoder, training and the states of estimators call this. The pool's threads sleep between calls, a
+call's results do not depend on how many of them there are, and no limit outlives its block, also where blocks overlap
+or are interrupted.
 """
 
 import os
+import threading
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import cache
+from weakref import WeakValueDictionary
 
 from threadpoolctl import ThreadpoolController
 
@@ -40,6 +44,8 @@ def run(function, arguments, n_threads):
     try:
         work()
     finally:
+        for _ in left:  # where something was raised, no thread takes more
+            pass
         for other in others:
             other.result()
     return results
@@ -51,15 +57,95 @@ def _pool():
     return ThreadPoolExecutor(thread_name_prefix="skdpq")
 
 
+def lock_of(key):
+    """Return the lock of something; it may be taken again by the thread that holds it.
+
+    Parameters
+    ----------
+    key : hashable
+        What is locked: the id of an object, or a name.
+
+    Returns
+    -------
+    lock : RLock
+        The same for everybody as long as somebody holds it. It is nowhere else, so what it locks is copied, pickled and
+        forked without it.
+    """
+    with _registry_lock:
+        lock = _locks.get(key)
+        if lock is None:
+            lock = _locks[key] = threading.RLock()
+        return lock
+
+
+def _begin_process():
+    """Begin without locks, and without limits that are held: a fork has none of the threads that hold them."""
+    global _registry_lock, _locks, _blas_holders
+    _registry_lock, _locks, _blas_holders = threading.RLock(), WeakValueDictionary(), set()
+    _pool.cache_clear()
+
+
+_begin_process()
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_pool.cache_clear)  # a fork has none of the threads
+    os.register_at_fork(after_in_child=_begin_process)
 
 
+@contextmanager
+def surely(clean_up):
+    """Call a function after a block; where an interruption comes while it is called, call it again.
+
+    Parameters
+    ----------
+    clean_up : callable
+        Takes nothing, and may be called twice.
+    """
+    try:
+        try:
+            yield
+        finally:
+            clean_up()
+    finally:
+        clean_up()
+
+
+@contextmanager
 def limited_threads(n):
-    """Limit what the calling thread shares out by OpenMP, such as torch's products, to n threads; a context manager."""
-    return _controller().limit(limits=n, user_api="openmp")
+    """Limit what the calling thread shares out by OpenMP, such as torch's products, to n threads."""
+    before = [(library, library.num_threads) for library in _libraries("openmp")]
+    with surely(lambda: _set_threads(before)):
+        _set_threads((library, n) for library, _ in before)
+        yield
+
+
+_blas_threads: list[tuple] = []  # what libraries of BLAS had before the first call that is in `one_blas_thread`
+
+
+@contextmanager
+def one_blas_thread():
+    """Limit BLAS to one thread. It knows no threads of a process but all, so calls that overlap share the limit."""
+    holder = object()
+    with surely(lambda: _release_blas(holder)):
+        with lock_of("BLAS"):
+            _blas_holders.add(holder)
+            if not _blas_threads:
+                _blas_threads.extend((library, library.num_threads) for library in _libraries("blas"))
+            _set_threads((library, 1) for library, _ in _blas_threads)
+        yield
+
+
+def _release_blas(holder):
+    with lock_of("BLAS"):
+        _blas_holders.discard(holder)
+        if not _blas_holders:
+            _set_threads(_blas_threads)
+            _blas_threads.clear()
+
+
+def _set_threads(limits):
+    for library, n in limits:
+        library.set_num_threads(n)
 
 
 @cache
-def _controller():
-    return ThreadpoolController()  # it looks through all libraries, which takes milliseconds
+def _libraries(user_api):
+    return ThreadpoolController().select(user_api=user_api).lib_controllers  # looks through all, for milliseconds

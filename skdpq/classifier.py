@@ -7,6 +7,7 @@ from scipy.special import log_softmax, softmax
 from sklearn.base import ClassifierMixin
 from sklearn.utils._param_validation import Interval, StrOptions
 
+from ._atomic import reads
 from ._base import BaseDPQ
 from ._codes import check_codes
 from ._search.tables import lut_classification
@@ -142,6 +143,7 @@ projection_bias_, var_, n_samples_seen_, optimizer_state_, input_shape_, n_featu
         self.representation = representation
 
     @property
+    @reads
     def class_vectors_(self):
         """Weights W of the classifier that soft and hard share, transposed: a row w_c for each class, float32.
 
@@ -150,6 +152,7 @@ projection_bias_, var_, n_samples_seen_, optimizer_state_, input_shape_, n_featu
         """
         return self._classifier("weight").astype(np.float32, copy=False)
 
+    @reads
     def decision_function(self, X):
         """Compute prediction scores (section 3.1.2).
 
@@ -172,6 +175,7 @@ projection_bias_, var_, n_samples_seen_, optimizer_state_, input_shape_, n_featu
         """
         return self._binary(self._scores(X))
 
+    @reads
     def decision_function_codes(self, codes):
         """Compute prediction scores from codes through LUTC (section 3.1.2).
 
@@ -194,6 +198,7 @@ projection_bias_, var_, n_samples_seen_, optimizer_state_, input_shape_, n_featu
         """
         return self._binary(self._scores_codes(codes))
 
+    @reads
     def predict_proba(self, X):
         """Estimate class probabilities.
 
@@ -209,6 +214,7 @@ projection_bias_, var_, n_samples_seen_, optimizer_state_, input_shape_, n_featu
         """
         return softmax(self._scores(X), axis=1)
 
+    @reads
     def predict_proba_codes(self, codes):
         """Estimate class probabilities from codes.
 
@@ -224,6 +230,7 @@ projection_bias_, var_, n_samples_seen_, optimizer_state_, input_shape_, n_featu
         """
         return softmax(self._scores_codes(codes), axis=1)
 
+    @reads
     def predict_log_proba(self, X):
         """Estimate the logarithm of the class probabilities.
 
@@ -239,6 +246,7 @@ projection_bias_, var_, n_samples_seen_, optimizer_state_, input_shape_, n_featu
         """
         return log_softmax(self._scores(X), axis=1)
 
+    @reads
     def predict(self, X):
         """Predict class labels.
 
@@ -255,6 +263,7 @@ projection_bias_, var_, n_samples_seen_, optimizer_state_, input_shape_, n_featu
         scores = self._scores(X)
         return self.classes_[scores.argmax(axis=1)]
 
+    @reads
     def predict_codes(self, codes):
         """Predict class labels from codes.
 
@@ -272,7 +281,7 @@ projection_bias_, var_, n_samples_seen_, optimizer_state_, input_shape_, n_featu
         return self.classes_[scores.argmax(axis=1)]
 
     def _scores(self, X):
-        if self.representation == "soft":
+        if self._valid("representation") == "soft":
             return self._soft(X) @ self._parameter("classifier.weight").T + self._parameter("classifier.bias")
         return self._scores_codes(self.encode(X))
 

@@ -23,6 +23,7 @@ from sklearn.utils import (
 from sklearn.utils.validation import check_is_fitted
 
 from ._arrays import as_array
+from ._atomic import snapshot
 from ._search import ranking
 from ._search.ranking import CodeGroups, tie_groups_from_distances
 
@@ -345,6 +346,7 @@ def score_neighbors(estimator, X, y, metric="mean_average_precision", **kwargs):
     if not hasattr(estimator, "query_tables"):
         raise TypeError(f"Expected a DPQNeighbors or a Pipeline that ends in one, got {estimator!r}.")
     check_is_fitted(estimator)
+    estimator = snapshot(estimator)
     labels = _database_labels(estimator)
     classes = estimator.classes_.tolist()
     targets = _match(_check_labels(y, "y"), classes)

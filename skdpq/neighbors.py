@@ -9,15 +9,16 @@ from sklearn import get_config
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin, _fit_context, clone
 from sklearn.callback import CallbackSupportMixin, with_callbacks
 from sklearn.frozen import FrozenEstimator
-from sklearn.utils import Bunch, _safe_indexing, check_array, column_or_1d, gen_batches
+from sklearn.utils import Bunch, _safe_indexing, check_array, gen_batches
 from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
 from sklearn.utils.metadata_routing import MetadataRouter, MethodMapping, process_routing
 from sklearn.utils.validation import _num_samples, check_is_fitted, validate_data
 
 from ._arrays import as_array
-from ._atomic import all_or_nothing
+from ._atomic import StateMixin, changes, reads, snapshot
 from ._codes import check_codes
 from ._device import TorchDevice, search_device
+from ._labels import append_labels, positions
 from ._progress import fit_task, printed_stage
 from ._quantizer import represent
 from ._search.index import CodeIndex
@@ -31,7 +32,7 @@ _BLOCK_SAMPLES = 2**14  # represented at a time, and encoded at a time where cal
 
 
 class DPQNeighbors(
-    VersionedMixin, CallbackSupportMixin, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
+    StateMixin, VersionedMixin, CallbackSupportMixin, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
 ):
     """Neighbour search over codes, with the face of scikit-learn's NearestNeighbors.
 
@@ -166,10 +167,10 @@ class DPQNeighbors(
         self.device = device
         self.verbose = verbose
 
+    @changes
     @_fit_context(prefer_skip_nested_validation=False)
-    @all_or_nothing
     @with_callbacks
-    def fit(self, X, y=None, **fit_params):
+    def fit(self, X, y=None, *, ids=None, **fit_params):
         """Fit the quantizer and store the codes of the data.
 
         Parameters
@@ -177,7 +178,9 @@ class DPQNeighbors(
         X : array-like of shape (n_samples, n_features), or whatever the quantizer takes
             The database.
         y : array-like of shape (n_samples,), default=None
-            Labels; passed to the quantizer, and kept for `score`.
+            Labels; passed to the quantizer, and kept for `labels_of` and `score`.
+        ids : array-like of shape (n_samples,), default=None
+            Ids of the items, non-negative integers that differ; 0, 1, ... by default.
         **fit_params : dict
             Passed to the `fit` of the quantizer; through metadata routing where that is enabled.
 
@@ -189,7 +192,8 @@ class DPQNeighbors(
         Raises
         ------
         ValueError
-            If the data or a parameter is invalid, or ``metric="relevance"`` has no quantizer that classifies codes.
+            If the data, the ids or a parameter is invalid, or ``metric="relevance"`` has no quantizer that classifies
+            codes.
         """
         data = {"estimator": self, "X": X, "y": y}
         context = self._init_callback_context(max_subtasks=3).call_on_fit_task_begin(**data)
@@ -199,23 +203,24 @@ class DPQNeighbors(
         self.quantizer_ = clone(self._choose_quantizer(y))
         with printed_stage("Fitting the quantizer", self.verbose), fit_task(context, "fit quantizer", **data) as task:
             self._fit_quantizer(X, y, fit_params, task)
-        self._index_of(CodeIndex(self.quantizer_.codebooks_))  # raises where it does not classify
+        quantizer = snapshot(self.quantizer_)  # a frozen one can be changed meanwhile
+        self._index_of(CodeIndex(quantizer.codebooks_), quantizer)  # raises where it does not classify
         # No callback, no blocks: the quantizer encodes X as it likes to.
         told = hasattr(self, "_skl_callbacks") and not issparse(X)
         blocks = list(gen_batches(_num_samples(X), _BLOCK_SAMPLES)) if told else []
         blocks = blocks if len(blocks) > 1 else []
         encoding = fit_task(context, "encode", max_subtasks=len(blocks), **data)
         with printed_stage("Encoding", self.verbose), encoding as task:
-            codes = self._encode(X, blocks, task, data)
+            codes = self._encode(quantizer, X, blocks, task, data)
         # All codes at once, as adding them in blocks would sort them again and again, and leave several segments to
         # search. None: how long that takes is not known, which ProgressBar shows too.
         indexing = fit_task(context, "index", max_subtasks=None if blocks else 0, **data)
         with printed_stage("Indexing", self.verbose), indexing:
-            self._store(CodeIndex(self.quantizer_.codebooks_).add(codes), y)
+            self._store(quantizer, codes, y, ids)
         context.call_on_fit_task_end(**data)
 
-    @all_or_nothing
-    def fit_codes(self, codes, y=None):
+    @changes
+    def fit_codes(self, codes, y=None, *, ids=None):
         """Make a database of codes alone; `quantizer` must be fitted and wrapped in a FrozenEstimator.
 
         Parameters
@@ -223,7 +228,9 @@ class DPQNeighbors(
         codes : array-like of shape (n_samples, M)
             Integers in ``range(K)``.
         y : array-like of shape (n_samples,), default=None
-            Labels, kept for `score`.
+            Labels, kept for `labels_of` and `score`.
+        ids : array-like of shape (n_samples,), default=None
+            As in `fit`.
 
         Returns
         -------
@@ -233,8 +240,8 @@ class DPQNeighbors(
         Raises
         ------
         ValueError
-            If the quantizer is not frozen, the codes do not fit its codebooks, or with ``metric="relevance"`` it
-            does not classify codes.
+            If the quantizer is not frozen, the codes do not fit its codebooks, the ids are invalid, or with
+            ``metric="relevance"`` it does not classify codes.
         """
         self._validate_params()
         search_device(self.device)
@@ -249,21 +256,22 @@ class DPQNeighbors(
             self.__dict__.pop(name, None)
             if hasattr(self.quantizer_, name):
                 setattr(self, name, getattr(self.quantizer_, name))
-        index = CodeIndex(self.quantizer_.codebooks_)
-        self._index_of(index)  # raises where it has to classify codes and does not
-        self._store(index.add(codes), y)
+        quantizer = snapshot(self.quantizer_)
+        self._index_of(CodeIndex(quantizer.codebooks_), quantizer)  # raises where it has to classify and does not
+        self._store(quantizer, codes, y, ids)
 
-    def add(self, X, ids=None, y=None):
+    @changes
+    def add(self, X, y=None, *, ids=None):
         """Add samples to the database.
 
         Parameters
         ----------
         X : array-like of shape (n_new, n_features), or whatever the quantizer takes
             Samples; encoded by the quantizer, which is not fitted again.
-        ids : array-like of shape (n_new,), default=None
-            Non-negative integers that are not in the database. By default they continue the largest that was given.
         y : array-like of shape (n_new,), default=None
             Labels. `score` needs one for each item of the database.
+        ids : array-like of shape (n_new,), default=None
+            Non-negative integers that are not in the database. By default they continue the largest that was given.
 
         Returns
         -------
@@ -275,23 +283,24 @@ class DPQNeighbors(
         NotFittedError
             If the estimator is not fitted.
         ValueError
-            If X, ids or y are invalid.
+            If X, y or ids are invalid, or the quantizer was fitted again.
         """
         check_is_fitted(self)
         self._check_samples(X)
-        return self.add_codes(represent(self.quantizer_, "encode", X, self), ids=ids, y=y)
+        quantizer = self._quantizer()
+        self._extend(self.index_, represent(quantizer, "encode", X, self), y, ids)
 
-    @all_or_nothing
-    def add_codes(self, codes, ids=None, y=None):
+    @changes
+    def add_codes(self, codes, y=None, *, ids=None):
         """Add codes to the database.
 
         Parameters
         ----------
         codes : array-like of shape (n_new, M)
             Integers in ``range(K)``.
-        ids : array-like of shape (n_new,), default=None
-            As in `add`.
         y : array-like of shape (n_new,), default=None
+            As in `add`.
+        ids : array-like of shape (n_new,), default=None
             As in `add`.
 
         Returns
@@ -304,24 +313,13 @@ class DPQNeighbors(
         NotFittedError
             If the estimator is not fitted.
         ValueError
-            If codes, ids or y are invalid.
+            If codes, y or ids are invalid, or the quantizer was fitted again.
         """
         check_is_fitted(self)
-        n_new = _num_samples(codes)
-        classes, labels = getattr(self, "classes_", None), getattr(self, "labels_", None)
-        if y is not None or labels is not None:
-            labels = np.full(len(self.index_), -1) if labels is None else labels
-            classes, labels = _append_labels(classes, labels, y, n_new)
-            if ids is not None:  # by default new ids come last, as new labels do
-                ids = np.asarray(ids)
-        index = self.index_.add(codes, ids)
-        if labels is not None:
-            if ids is not None:
-                labels = labels[np.argsort(np.concatenate((self.ids_, ids.astype(np.int64))))]
-            self.classes_, self.labels_ = classes, labels
-        self.index_ = index
+        self._quantizer()
+        self._extend(self.index_, codes, y, ids)
 
-    @all_or_nothing
+    @changes
     def remove(self, ids):
         """Remove items from the database.
 
@@ -348,6 +346,50 @@ class DPQNeighbors(
             self.labels_ = self.labels_[np.isin(self.ids_, index.ids)]
         self.index_ = index
 
+    @reads
+    def labels_of(self, ids):
+        """Return the labels of items, such as the neighbours that `kneighbors` finds.
+
+        Parameters
+        ----------
+        ids : array-like of int, of any shape
+            Ids of the database.
+
+        Returns
+        -------
+        y : ndarray of the shape of ids
+            The label of each, an entry of `classes_`.
+
+        Raises
+        ------
+        NotFittedError
+            If the estimator is not fitted.
+        ValueError
+            If an id is not in the database, or its item has no label.
+
+        Examples
+        --------
+        >>> from skdpq import DPQNeighbors, ProductQuantizer
+        >>> X, y = [[0.0], [1.0], [8.0], [9.0]], ["low", "low", "high", "high"]
+        >>> neighbors = DPQNeighbors(2, quantizer=ProductQuantizer(M=1, K=4)).fit(X, y, ids=[10, 11, 12, 13])
+        >>> ids = neighbors.remove([11]).kneighbors([[0.2], [8.8]], return_distance=False)
+        >>> ids
+        array([[10, 12],
+               [13, 12]])
+        >>> neighbors.labels_of(ids)
+        array([['low', 'high'],
+               ['high', 'high']], dtype='<U4')
+        """
+        index = self._fitted_index()
+        if not hasattr(self, "labels_"):
+            raise ValueError("Expected a database with labels, got one made without y. Give y to fit.")
+        ids = np.asarray(ids)
+        labels = self.labels_[positions(index.ids, ids)]
+        if (labels < 0).any():
+            raise ValueError(f"Expected ids of items with labels, got {ids[labels < 0][:5].tolist()} without.")
+        return self.classes_[labels]
+
+    @reads
     def kneighbors(self, X=None, n_neighbors=None, return_distance=True):
         """Find the nearest items of the database.
 
@@ -382,6 +424,7 @@ class DPQNeighbors(
         distances, neigh_ind = self._kneighbors(X, n_neighbors)
         return (distances, neigh_ind) if return_distance else neigh_ind
 
+    @reads
     def kneighbors_codes(self, codes, n_neighbors=None, return_distance=True):
         """Find the nearest items of the database to codes, symmetrically (section 3.1.3).
 
@@ -417,6 +460,7 @@ class DPQNeighbors(
         distances = self._distances(distances)
         return (distances, neigh_ind) if return_distance else neigh_ind
 
+    @reads
     def radius_neighbors(self, X=None, radius=None, return_distance=True, sort_results=False):
         """Find all items of the database within a radius, boundary included.
 
@@ -453,6 +497,7 @@ class DPQNeighbors(
         neigh_ind = _split(ids, indptr)
         return (_split(distances, indptr), neigh_ind) if return_distance else neigh_ind
 
+    @reads
     def kneighbors_graph(self, X=None, n_neighbors=None, mode="connectivity"):
         """Compute the graph of nearest neighbours.
 
@@ -483,6 +528,7 @@ class DPQNeighbors(
         indptr = np.arange(len(ids) + 1) * ids.shape[1]
         return self._graph(mode, distances.ravel(), ids.ravel(), indptr)
 
+    @reads
     def radius_neighbors_graph(self, X=None, radius=None, mode="connectivity", sort_results=False):
         """Compute the graph of neighbours within a radius.
 
@@ -536,8 +582,10 @@ class DPQNeighbors(
             As `kneighbors`.
         """
         check_is_fitted(self)
-        return self.kneighbors_graph(X, self.n_neighbors + (self.mode == "distance"), mode=self.mode)
+        mode = self._valid("mode")
+        return self.kneighbors_graph(X, self._valid("n_neighbors") + (mode == "distance"), mode=mode)
 
+    @reads
     def score(self, X, y):
         """Compute the mean average precision of the queries' labels against the database's.
 
@@ -563,6 +611,7 @@ class DPQNeighbors(
         check_is_fitted(self)
         return score_neighbors(self, X, y)
 
+    @reads
     def query_tables(self, X):
         """Compute what codes are compared with, block by block, as `metric` and `search` say.
 
@@ -581,7 +630,7 @@ class DPQNeighbors(
         """
         check_is_fitted(self)
         self._check_samples(X)
-        start, index, symmetric = 0, self._index(), self.search == "symmetric"
+        start, index, symmetric = 0, self._index(), self._symmetric()
         for block in self._blocks(X):
             if index.classifier:
                 yield start, index.posteriors(block, symmetric)
@@ -632,7 +681,7 @@ class DPQNeighbors(
         return super().set_params(**params)
 
     def get_metadata_routing(self):
-        """Route metadata of `fit` to the quantizer.
+        """Route metadata of `fit` to the quantizer; `ids` are the estimator's own.
 
         Returns
         -------
@@ -641,7 +690,9 @@ class DPQNeighbors(
         """
         quantizer = ProductQuantizer() if self.quantizer is None else self.quantizer
         mapping = MethodMapping().add(caller="fit", callee="fit")
-        return MetadataRouter(owner=self).add(quantizer=quantizer, method_mapping=mapping)
+        return MetadataRouter(owner=self).add_self_request(self).add(quantizer=quantizer, method_mapping=mapping)
+
+    get_feature_names_out = reads(ClassNamePrefixFeaturesOutMixin.get_feature_names_out)
 
     @property
     def _n_features_out(self):
@@ -676,20 +727,32 @@ class DPQNeighbors(
         with task.propagate_callback_context(self.quantizer_) if supports_callbacks else nullcontext():
             self.quantizer_.fit(X, y, **params)
 
-    def _encode(self, X, blocks, task, data):
+    @staticmethod
+    def _encode(quantizer, X, blocks, task, data):
         """Return the codes of X, block by block where there are blocks."""
         codes = []
         for block in blocks:
             with fit_task(task, "block", **data):
-                codes.append(represent(self.quantizer_, "encode", _safe_indexing(X, block)))
-        return np.concatenate(codes) if codes else represent(self.quantizer_, "encode", X)
+                codes.append(represent(quantizer, "encode", _safe_indexing(X, block)))
+        return np.concatenate(codes) if codes else represent(quantizer, "encode", X)
 
-    def _store(self, index, y):
-        self.index_ = index
+    def _store(self, quantizer, codes, y, ids):
+        """Make a database of the codes that a quantizer gave."""
         for name in ("classes_", "labels_"):
             self.__dict__.pop(name, None)
-        if y is not None:
-            self.classes_, self.labels_ = np.unique(_check_labels(y, len(index)), return_inverse=True)
+        self._extend(CodeIndex(_trained_codebooks(quantizer)), codes, y, ids)
+
+    def _extend(self, index, codes, y, ids):
+        """Make an index with codes added the database."""
+        ids = None if ids is None else np.asarray(ids)
+        self.index_ = index.add(codes, ids)
+        classes, labels = getattr(self, "classes_", None), getattr(self, "labels_", None)
+        if y is not None or labels is not None:
+            labels = np.full(len(index), -1) if labels is None else labels
+            classes, labels = append_labels(classes, labels, y, len(self.index_) - len(index))
+            if ids is not None:  # by default new ids come last, as new labels do
+                labels = labels[np.argsort(np.concatenate((index.ids, ids.astype(np.int64))))]
+            self.classes_, self.labels_ = classes, labels
 
     def _fitted_index(self):
         check_is_fitted(self, "index_")
@@ -707,7 +770,7 @@ class DPQNeighbors(
     def _blocks(self, X):
         """Represent queries block by block: by codes for a symmetric search, else by soft, or what soft classifies."""
         asymmetric = "predict_proba_soft" if self.metric == "relevance" else "soft"
-        method = "encode" if self.search == "symmetric" else asymmetric
+        method = "encode" if self._symmetric() else asymmetric
         n_queries = _num_samples(X)
         if n_queries <= _BLOCK_SAMPLES:
             yield represent(self.quantizer_, method, X, self)  # which refuses an X without samples
@@ -717,19 +780,32 @@ class DPQNeighbors(
 
     def _index(self):
         """Return the database as the quantizer's tables are now: `intra_norm` may change after `fit`."""
-        return self._index_of(self.index_.with_codebooks(self.quantizer_.codebooks_))
+        quantizer = self._quantizer()
+        return self._index_of(self.index_.with_codebooks(quantizer.codebooks_), quantizer)
 
-    def _index_of(self, index):
+    def _index_of(self, index, quantizer):
         """Return a database as `metric` searches it; raise ValueError where the quantizer does not allow it."""
-        if self.metric == "euclidean":
+        if self._valid("metric") == "euclidean":
             return index
-        if self.metric != "relevance":
-            raise ValueError(f'Expected metric to be "euclidean" or "relevance", got {self.metric!r}.')
         try:
-            lutc, bias, _ = (getattr(self.quantizer_, name) for name in _CLASSIFIES)
+            lutc, bias, _ = (getattr(quantizer, name) for name in _CLASSIFIES)
         except AttributeError as error:
-            raise _no_classifier(self.quantizer_) from error
+            raise _no_classifier(quantizer) from error
         return index.with_classifier(lutc, bias)
+
+    def _quantizer(self):
+        """Return the quantizer as it is now; raise ValueError if it no longer is the one that the codes are of."""
+        quantizer = snapshot(self.quantizer_)
+        trained, expected = _trained_codebooks(quantizer), self.index_.codebooks
+        if trained is not expected and not np.array_equal(np.asarray(trained, np.float32), expected):
+            raise ValueError(
+                "Expected the quantizer that the codes of the database are of, got one with other codebooks: it was "
+                f"fitted again. Fit this {type(self).__name__} again, or give it a copy of the quantizer."
+            )
+        return quantizer
+
+    def _symmetric(self):
+        return self._valid("search") == "symmetric"
 
     @property
     def _classifier(self):
@@ -742,10 +818,10 @@ class DPQNeighbors(
 
     def _how(self):
         """Return what decides how fast the index searches."""
-        return {"n_jobs": self.n_jobs, "device": search_device(self.device)}
+        return {"n_jobs": self._valid("n_jobs"), "device": search_device(self.device)}
 
     def _kneighbors(self, X, n_neighbors):
-        index, symmetric, how = self._index(), self.search == "symmetric", self._how()
+        index, symmetric, how = self._index(), self._symmetric(), self._how()
         if X is None:
             k = self._check_n_neighbors(n_neighbors, len(index), excluding=True)
             distances, ids = index.all_kneighbors(k, **how)
@@ -771,11 +847,11 @@ class DPQNeighbors(
         return int(k)
 
     def _radius_neighbors(self, X, radius):
-        radius = self.radius if radius is None else radius
+        radius = self._valid("radius") if radius is None else radius
         if not isinstance(radius, Real) or np.isnan(radius):
             raise ValueError(f"Expected radius as a real number, got {radius!r}.")
         limit = (_largest_float32 if self.metric == "relevance" else _largest_square)(float(radius))
-        index, symmetric, how = self._index(), self.search == "symmetric", self._how()
+        index, symmetric, how = self._index(), self._symmetric(), self._how()
         if X is None:
             counts, distances, ids = index.all_radius_neighbors(limit, **how)
         else:
@@ -793,36 +869,14 @@ class DPQNeighbors(
         return graph if get_config()["sparse_interface"] == "sparray" else csr_matrix(graph)
 
 
-def _append_labels(classes, labels, y, n_new):
-    """Return the classes and the labels of a database after n_new items, with or without labels y, came to it.
-
-    `labels` are indices into `classes`, -1 for an item without a label; `classes` is None where no item has one.
-    """
-    if y is None:
-        return classes, np.concatenate((labels, np.full(n_new, -1)))
-    y = _check_labels(y, n_new)
-    if classes is None:
-        merged = np.unique(y)
-    elif _is_text(y) != _is_text(classes):
-        raise ValueError(f"Expected labels of the kind of {classes.dtype}, as in the database, got {y.dtype}.")
-    else:
-        merged = np.union1d(classes, y)
-        if len(merged) > len(classes):
-            labels = np.where(labels < 0, -1, np.searchsorted(merged, classes)[labels])
-    return merged, np.concatenate((labels, np.searchsorted(merged, y)))
+# As the outermost, so that what is transformed is what was fitted.
+DPQNeighbors.transform = reads(DPQNeighbors.transform)  # type: ignore[method-assign]
+DPQNeighbors.fit_transform = changes(DPQNeighbors.fit_transform)  # type: ignore[method-assign]
 
 
-def _check_labels(y, n_samples):
-    y = column_or_1d(as_array(y), warn=True)
-    y = check_array(y, ensure_2d=False, dtype=None, ensure_min_samples=0, input_name="y")
-    if len(y) != n_samples:
-        raise ValueError(f"Expected one label for each of {n_samples} samples, got {len(y)}.")
-    return y
-
-
-def _is_text(labels):
-    """Tell whether labels are strings: NumPy would turn numbers among them into strings without a word."""
-    return labels.dtype.kind in "STU" or (labels.dtype.kind == "O" and any(isinstance(i, str | bytes) for i in labels))
+def _trained_codebooks(quantizer):
+    """Return what a quantizer's codes index: its codebooks as trained, or those that one of a user's own has."""
+    return quantizer._codebooks() if hasattr(quantizer, "_codebooks") else quantizer.codebooks_
 
 
 def _check_mode(mode):

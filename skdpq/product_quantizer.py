@@ -1,31 +1,30 @@
 """ProductQuantizer: PQ and OPQ, the unsupervised quantizers that the paper measures against."""
 
-import warnings
 from itertools import pairwise
 from numbers import Integral
 from operator import itemgetter
 
 import numpy as np
-from joblib import Parallel, delayed
 from scipy.sparse import csr_array
 from sklearn.base import BaseEstimator, _fit_context
 from sklearn.callback import CallbackSupportMixin, with_callbacks
-from sklearn.cluster import KMeans
-from sklearn.exceptions import ConvergenceWarning
+from sklearn.cluster import kmeans_plusplus
+from sklearn.cluster._kmeans import _kmeans_single_lloyd
 from sklearn.utils import check_random_state, gen_batches
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.random import sample_without_replacement
 from sklearn.utils.validation import check_is_fitted, validate_data
-from threadpoolctl import threadpool_info, threadpool_limits
+from threadpoolctl import threadpool_info
 
 from ._arrays import as_array
-from ._atomic import all_or_nothing
+from ._atomic import changes, reads
 from ._codes import code_dtype
 from ._quantizer import QuantizerMixin, compression_ratio
+from ._threads import one_blas_thread, run
 
 _BLOCK_VALUES = 2**22  # values of a block: 32 MB in float64
 _ROTATION_SAMPLES = 2**16  # samples that learn the rotation, as in faiss; but at least 256 a codeword
-_TOL = 1e-4  # relative decrease of the error at which the alternation ends
+_TOL = 1e-4  # of k-means, as scikit-learn has it; and relative decrease of the error at which the alternation ends
 _FLOOR = 1e-10  # smallest variance, relative to the largest, that balances parts
 
 
@@ -139,8 +138,8 @@ class ProductQuantizer(CallbackSupportMixin, QuantizerMixin, BaseEstimator):
         self.max_iter_rotation = max_iter_rotation
         self.random_state = random_state
 
+    @changes
     @_fit_context(prefer_skip_nested_validation=True)
-    @all_or_nothing
     @with_callbacks
     def fit(self, X, y=None):
         """Learn the codebooks, and the rotation, from samples.
@@ -173,17 +172,17 @@ class ProductQuantizer(CallbackSupportMixin, QuantizerMixin, BaseEstimator):
         seeds = random_state.randint(np.iinfo(np.int32).max, size=self.M)
         rotation, inits = None, ["k-means++"] * self.M
         # One thread a part: k-means that shares a part among threads adds up in an order, and so to codebooks, that
-        # depends on their number. It warns of empty clusters, which rounding can cause and which harm nothing here.
+        # depends on their number.
         n_threads = min(self.M, _n_threads())
-        with threadpool_limits(1), warnings.catch_warnings(), Parallel(n_threads, require="sharedmem") as parallel:
-            warnings.filterwarnings("ignore", "Number of distinct clusters", ConvergenceWarning)
+        with one_blas_thread():
             if self.rotation == "opq":
                 n_train = min(len(X), max(_ROTATION_SAMPLES, 256 * self.K))
                 train = np.sort(sample_without_replacement(len(X), n_train, random_state=random_state))
-                rotation, inits = _learn_rotation(X, train, parts, D, self.K, self.max_iter_rotation, seeds, parallel)
-            fitted = parallel(
-                delayed(_fit_part)(X, rotation, part, D, self.K, self.max_iter, init, seed)
-                for part, init, seed in zip(parts, inits, seeds, strict=True)
+                rotation, inits = _learn_rotation(X, train, parts, D, self.K, self.max_iter_rotation, seeds, n_threads)
+            fitted = run(
+                lambda task: _fit_part(X, rotation, D, self.K, self.max_iter, *task),
+                zip(parts, inits, seeds, strict=True),
+                n_threads,
             )
         codebooks, n_codewords, n_iter = zip(*fitted, strict=True)
         self.codebooks_ = np.stack(codebooks)
@@ -193,6 +192,7 @@ class ProductQuantizer(CallbackSupportMixin, QuantizerMixin, BaseEstimator):
         self.compression_ratio_ = compression_ratio(X.shape[1], self.M, self.K)
         context.call_on_fit_task_end(estimator=self, X=X)
 
+    @reads
     def soft(self, X):
         """Return the soft representation: X itself, rotated where there is a rotation, split and padded.
 
@@ -221,6 +221,7 @@ class ProductQuantizer(CallbackSupportMixin, QuantizerMixin, BaseEstimator):
             soft[rows] = self._soft_block(X[rows])
         return soft
 
+    @reads
     def encode(self, X):
         """Return the codes: of every part the nearest codeword, the lowest index among equally near ones.
 
@@ -295,7 +296,7 @@ def _n_threads():
     return max((library["num_threads"] for library in threadpool_info() if library["user_api"] == "openmp"), default=1)
 
 
-def _fit_part(X, rotation, part, D, K, max_iter, init, seed):
+def _fit_part(X, rotation, D, K, max_iter, part, init, seed):
     """Return the codebook (K, D) of a part, its number of distinct codewords, and the number of iterations."""
     points = np.zeros((len(X), D), dtype=np.float32)
     for rows in gen_batches(len(X), _block_size(X.shape[1])):
@@ -313,12 +314,18 @@ def _k_means(points, K, max_iter, init, seed):
         if len(distinct) <= K:
             return distinct[np.arange(K) % len(distinct)], codes.ravel(), 1
     exponent = _exponent(points)  # a power of two changes no code, and squares then fit float32
-    if not isinstance(init, str):
-        init = np.ldexp(init, -exponent)
-    k_means = KMeans(K, init=init, n_init=1, max_iter=max_iter, random_state=seed, copy_x=False)
-    with threadpool_limits(1, user_api="openmp"):  # a thread has a limit of its own
-        k_means.fit(np.ldexp(points, -exponent))
-    return np.ldexp(k_means.cluster_centers_, exponent), k_means.labels_, k_means.n_iter_
+    points = np.ldexp(points, -exponent)
+    # As KMeans.fit, but without its warning of empty clusters, which rounding can cause and which harm nothing here:
+    # to silence it takes a filter of the whole process.
+    tol, mean = _TOL * np.var(points, axis=0).mean(), points.mean(axis=0)
+    points -= mean
+    if isinstance(init, str):
+        init, _ = kmeans_plusplus(points, K, random_state=seed)
+    else:
+        init = np.ldexp(init, -exponent) - mean
+    weight = np.ones(len(points), points.dtype)
+    codes, _, codebook, n_iter = _kmeans_single_lloyd(points, weight, init, max_iter=max_iter, tol=tol, n_threads=1)
+    return np.ldexp(codebook + mean, exponent), codes, n_iter
 
 
 def _exponent(X):
@@ -326,7 +333,7 @@ def _exponent(X):
     return np.frexp(max(X.max(), -X.min()))[1]
 
 
-def _learn_rotation(X, train, parts, D, K, max_iter, seeds, parallel):
+def _learn_rotation(X, train, parts, D, K, max_iter, seeds, n_threads):
     """Return a rotation, and codebooks for it, by the alternation of Ge et al. (their non-parametric solution)."""
     sample = np.empty((len(train), X.shape[1]), dtype=np.float32)
     for rows in gen_batches(len(train), _block_size(X.shape[1])):
@@ -336,7 +343,7 @@ def _learn_rotation(X, train, parts, D, K, max_iter, seeds, parallel):
     mean = sample.mean(axis=0, dtype=np.float64)
     sample -= mean.astype(np.float32)  # codewords can move, so to rotate about the mean is enough
 
-    def step_part(rotation, part, max_iter, init, seed):
+    def step_part(rotation, max_iter, part, init, seed):
         width = part.stop - part.start
         points = np.zeros((len(sample), D), dtype=np.float32)
         points[:, :width] = sample @ rotation[:, part].astype(np.float32)
@@ -346,8 +353,8 @@ def _learn_rotation(X, train, parts, D, K, max_iter, seeds, parallel):
         return codebook, error, (one_hot.T @ sample).T @ codebook[:, :width]  # cheaper than sample.T @ hard
 
     def step(rotation, inits, max_iter):
-        tasks = zip(parts, inits, seeds, strict=True)
-        done = parallel(delayed(step_part)(rotation, part, max_iter, init, seed) for part, init, seed in tasks)
+        tasks = list(zip(parts, inits, seeds, strict=True))
+        done = run(lambda task: step_part(rotation, max_iter, *task), tasks, n_threads)
         codebooks, errors, products = zip(*done, strict=True)
         return sum(errors), rotation, codebooks, np.hstack(products)
 

@@ -718,7 +718,7 @@ def test_labels_follow_their_items_and_new_classes_join():
     codes = np.arange(4)[:, None] * [1, 1]
     quantizer = FrozenEstimator(RowQuantizer().fit(np.arange(16).reshape(4, 4)))
     ours = DPQNeighbors(quantizer=quantizer).fit_codes(codes, ["cat", "ox", "cat", "ox"])
-    ours.add_codes(codes[:2], ids=[9, 7], y=["armadillo", "dog"])
+    ours.add_codes(codes[:2], ["armadillo", "dog"], ids=[9, 7])
     ours.remove([1, 3])
     assert ours.ids_.tolist() == [0, 2, 7, 9]
     assert ours.classes_[ours.labels_].tolist() == ["cat", "cat", "dog", "armadillo"]
@@ -908,7 +908,7 @@ def test_metric_and_search_may_change_after_fit(digits, classifying):
             assert_same(ours.kneighbors(Q), fresh.kneighbors(Q))
             assert ours.score(Q, y_queries) == fresh.score(Q, y_queries)
     ours.set_params(metric="cosine")
-    with pytest.raises(ValueError, match="Expected metric"):
+    with pytest.raises(ValueError, match="The 'metric' parameter"):
         ours.kneighbors(Q)
 
 
@@ -923,16 +923,13 @@ def test_relevance_does_not_depend_on_intra_norm(digits, classifying):
         quantizer.set_params(intra_norm=False)
 
 
-def test_a_frozen_quantizer_that_is_fitted_again_is_noticed(digits, classifying):
+def test_a_frozen_classifier_that_goes_on_to_learn_is_noticed(digits, classifying):
     X, Q, y, _ = digits
     quantizer = pickle.loads(pickle.dumps(classifying))
     ours = DPQNeighbors(quantizer=FrozenEstimator(quantizer), metric="relevance").fit(X, y)
-    found = ours.kneighbors(Q)
-    codes = ours.codes_
     quantizer.partial_fit(X, y)
-    fresh = DPQNeighbors(quantizer=FrozenEstimator(quantizer), metric="relevance").fit_codes(codes)
-    assert_same(ours.kneighbors(Q), fresh.kneighbors(Q))
-    assert not np.array_equal(ours.kneighbors(Q)[0], found[0])
+    with pytest.raises(ValueError, match="it was fitted again"):
+        ours.kneighbors(Q)
 
 
 @pytest.mark.parametrize("search", ["asymmetric", "symmetric"])

@@ -93,6 +93,9 @@ class TrainingStep(Protocol):
 
     def __exit__(self, *exception): ...
 
+    def stop(self):
+        """Do what `__exit__` does, unless it is done."""
+
     def __call__(self, X, y, weight, batch, learning_rate):
         """Learn from rows `batch` of X, y and weight; return the terms of the objective (6,), unweighted."""
 
@@ -169,6 +172,9 @@ class AutogradStep:
 
     def __exit__(self, *_):
         pass
+
+    def stop(self):
+        """Do nothing: nothing begins with the context."""
 
     def __call__(self, X, y, weight, batch, learning_rate):
         """Learn from rows `batch` of X, y and weight; return the terms of the objective, unweighted."""

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import torch
 from sklearn.exceptions import ConvergenceWarning
 
+from .._threads import lock_of
 from .losses import TERMS
 from .network import DPQNetwork
 from .step import TrainingStep
@@ -318,8 +319,13 @@ def accuracy(network, X, y, weight, batch_size=1024):
 
 @contextmanager
 def seeded_globally(generator, device, enabled):
-    """Seed torch's global generator, from which a backbone's dropout and an augmentation draw, and put it back."""
-    with torch.random.fork_rng([device] if device.type == "cuda" else [], enabled=enabled):
-        if enabled:
-            torch.manual_seed(int(torch.randint(2**31 - 1, (), generator=generator)))
+    """Seed torch's global generator, from which a backbone's dropout and an augmentation draw, and put it back.
+
+    A process has one such generator, so blocks that need it wait for one another.
+    """
+    if not enabled:
+        yield
+        return
+    with lock_of("global generator"), torch.random.fork_rng([device] if device.type == "cuda" else []):
+        torch.manual_seed(int(torch.randint(2**31 - 1, (), generator=generator)))
         yield

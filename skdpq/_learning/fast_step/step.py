@@ -83,6 +83,7 @@ class FastStep:
         self._ranges = [self._range(i, n_micro_batches, weight_decay) for i in range(n_micro_batches)]
         self._scale = self._values.new_tensor([1.0, 1.0, 0.5, 0.5, 1 / network.M, -1 / network.M])
         self._n_trials = plan.n_trials
+        self._held, self._worker = ExitStack(), None  # what `stop` ends
 
     def _views(self, flat):
         pieces = flat.split([shape.numel() for shape in self._shapes])
@@ -106,17 +107,21 @@ class FastStep:
         n_threads = torch.get_num_threads()
         limit = max(1, n_threads // len(self._micro_batches)) if self._shares_products else 1
         self._do = self._do_alone
-        with ExitStack() as stack:
-            stack.enter_context(limited_threads(limit))
-            stack.enter_context(torch.inference_mode())
-            if len(self._micro_batches) > 1 and n_threads > 1:
-                worker = Worker(limit)
-                stack.callback(worker.stop)
-                self._do = Faster((self._do_alone, worker.share), self._n_trials)
-            self._held = stack.pop_all()
+        self._held.enter_context(limited_threads(limit))
+        self._held.enter_context(torch.inference_mode())
+        if len(self._micro_batches) > 1 and n_threads > 1:
+            self._worker = Worker(limit)
+            self._worker.start()
+            self._do = Faster((self._do_alone, self._worker.share), self._n_trials)
         return self
 
     def __exit__(self, *_):
+        self.stop()
+
+    def stop(self):
+        """End the threads, and what else begins with the context; called again after an interruption, end the rest."""
+        if self._worker is not None:
+            self._worker.stop()
         self._held.close()
 
     def __call__(self, X, y, weight, batch, learning_rate):

@@ -29,12 +29,15 @@ class Worker:
     def __init__(self, limit):
         self._to, self._from = queue.SimpleQueue(), queue.SimpleQueue()
         self._thread = threading.Thread(target=self._serve, args=(limit,), daemon=True)
+
+    def start(self):
+        """Start the thread; `stop` ends it, also where this was interrupted."""
         self._thread.start()
 
     def share(self, phases):
         """Do all phases; none begins before both shares of the one before are done."""
-        self._to.put(phases)
         try:
+            self._to.put(phases)
             for phase in phases:
                 phase(0)
                 self._to.put(phase)
@@ -46,9 +49,10 @@ class Worker:
             raise
 
     def stop(self):
-        """End the thread, at the end of the phase that it is in."""
+        """End the thread, at the end of the phase that it is in; one that has ended stays so."""
         self._to.put(None)
-        self._thread.join()
+        if self._thread.ident is not None:
+            self._thread.join()
 
     def _serve(self, limit):
         torch.get_num_threads()  # may set a limit in a new thread, which must not come after ours
