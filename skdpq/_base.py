@@ -5,11 +5,14 @@ Fitting reads as check, begin, train, store, and stores arrays on the CPU. The w
 
 import copy
 import math
+from collections.abc import Callable
 from functools import partial
 from numbers import Integral, Real
+from typing import Any, Literal, Self
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator, _fit_context, is_classifier
 from sklearn.callback import CallbackSupportMixin, with_callbacks
 from sklearn.utils import check_random_state, compute_class_weight
@@ -48,6 +51,7 @@ from ._progress import FitCallbacks, printed_blocks, printed_stage
 from ._quantizer import QuantizerMixin, class_posterior, compression_ratio, normalize_parts
 from ._search.tables import lut_classification
 from ._threads import surely
+from ._typing import Codes, Device, typed
 
 
 def _classifies(estimator):
@@ -59,6 +63,12 @@ def _classifies(estimator):
 
 class BaseDPQ(CallbackSupportMixin, QuantizerMixin, BaseEstimator):
     """Base class of the estimators that learn a DPQ network; see `DPQTransformer` for the parameters."""
+
+    classes_: NDArray[Any]
+    n_iter_: int
+    loss_curve_: dict[str, list[float]]
+    validation_scores_: list[float] | None
+    compression_ratio_: float
 
     _parameter_constraints: dict = {
         "M": [Interval(Integral, 1, None, closed="left")],
@@ -96,39 +106,39 @@ class BaseDPQ(CallbackSupportMixin, QuantizerMixin, BaseEstimator):
 
     def __init__(
         self,
-        M=8,
-        K=256,
-        D="auto",
+        M: int = 8,
+        K: int = 256,
+        D: int | Literal["auto"] | None = "auto",
         *,
-        hidden_layer_sizes="auto",
-        part_layer_sizes=(64,),
-        trunk_input="auto",
-        backbone=None,
-        augment=None,
-        intra_norm=False,
-        dropout="auto",
-        label_smoothing="auto",
-        softmax_soft_weight=1.0,
-        softmax_hard_weight=1.0,
-        joint_central_weight=0.5,
-        supervision=1.0,
-        gini_batch_weight="auto",
-        gini_sample_weight=0.02,
-        learning_rate=3e-3,
-        weight_decay=0.2,
-        batch_size="auto",
-        max_iter="auto",
-        tol=1e-4,
-        early_stopping="auto",
-        validation_fraction=0.1,
-        n_iter_no_change=10,
-        class_weight=None,
-        warm_start=False,
-        output="soft",
-        random_state=None,
-        device="auto",
-        verbose=False,
-    ):
+        hidden_layer_sizes: ArrayLike = "auto",
+        part_layer_sizes: ArrayLike = (64,),
+        trunk_input: Literal["auto", "features", "posterior"] = "auto",
+        backbone: torch.nn.Module | None = None,
+        augment: Callable[[torch.Tensor], torch.Tensor] | None = None,
+        intra_norm: bool = False,
+        dropout: float | Literal["auto"] = "auto",
+        label_smoothing: float | Literal["auto"] = "auto",
+        softmax_soft_weight: float = 1.0,
+        softmax_hard_weight: float = 1.0,
+        joint_central_weight: float = 0.5,
+        supervision: float = 1.0,
+        gini_batch_weight: float | Literal["auto"] = "auto",
+        gini_sample_weight: float = 0.02,
+        learning_rate: float = 3e-3,
+        weight_decay: float = 0.2,
+        batch_size: int | Literal["auto"] = "auto",
+        max_iter: int | Literal["auto"] = "auto",
+        tol: float = 1e-4,
+        early_stopping: bool | Literal["auto"] = "auto",
+        validation_fraction: float = 0.1,
+        n_iter_no_change: int = 10,
+        class_weight: dict[Any, float] | Literal["balanced"] | None = None,
+        warm_start: bool = False,
+        output: Literal["soft", "hard", "codes"] = "soft",
+        random_state: int | np.random.RandomState | None = None,
+        device: Device = "auto",
+        verbose: bool | int = False,
+    ) -> None:
         self.M = M
         self.K = K
         self.D = D
@@ -164,9 +174,18 @@ class BaseDPQ(CallbackSupportMixin, QuantizerMixin, BaseEstimator):
     _make_step = staticmethod(make_step)  # a seam: benchmarks train by other steps
 
     @changes
-    @_fit_context(prefer_skip_nested_validation=True)
-    @with_callbacks
-    def fit(self, X, y=None, sample_weight=None, *, X_val=None, y_val=None, sample_weight_val=None):
+    @typed(_fit_context(prefer_skip_nested_validation=True))
+    @typed(with_callbacks)
+    def fit(
+        self,
+        X: ArrayLike,
+        y: ArrayLike | None = None,
+        sample_weight: ArrayLike | None = None,
+        *,
+        X_val: ArrayLike | None = None,
+        y_val: ArrayLike | None = None,
+        sample_weight_val: ArrayLike | None = None,
+    ) -> Self:
         """Learn the network on samples and, where there are any, their labels (section 3).
 
         Parameters
@@ -244,10 +263,17 @@ class BaseDPQ(CallbackSupportMixin, QuantizerMixin, BaseEstimator):
         if backbone is not None:
             network.backbone = backbone
         self._store(network, curve, resume, validation_scores=scores)
+        return self
 
     @changes
-    @_fit_context(prefer_skip_nested_validation=True)
-    def partial_fit(self, X, y=None, classes=None, sample_weight=None):
+    @typed(_fit_context(prefer_skip_nested_validation=True))
+    def partial_fit(
+        self,
+        X: ArrayLike,
+        y: ArrayLike | None = None,
+        classes: ArrayLike | None = None,
+        sample_weight: ArrayLike | None = None,
+    ) -> Self:
         """Learn from some samples in one pass, going on from where the estimator is.
 
         The learning rate is constant, and class_weight="balanced" is refused, as both would need to know what is to
@@ -310,9 +336,10 @@ class BaseDPQ(CallbackSupportMixin, QuantizerMixin, BaseEstimator):
             learner = Learner(network, batches, step, self._loss_weights(network), self.augment, generator)
             terms = train_one_pass(learner, self.learning_rate)
         self._store(network, {name: [value] for name, value in terms.items()}, resume, optimizer_state=step.state)
+        return self
 
     @reads
-    def soft(self, X):
+    def soft(self, X: ArrayLike) -> NDArray[np.float32]:
         """Compute the soft representation (equations 1 and 3), intra-normalised with ``intra_norm=True``.
 
         Parameters
@@ -340,7 +367,7 @@ class BaseDPQ(CallbackSupportMixin, QuantizerMixin, BaseEstimator):
         return soft
 
     @reads
-    def encode(self, X):
+    def encode(self, X: ArrayLike) -> Codes:
         """Compute the codes z, the most probable codeword of each part (section 3.1.1), counted from zero.
 
         Parameters
@@ -363,9 +390,9 @@ class BaseDPQ(CallbackSupportMixin, QuantizerMixin, BaseEstimator):
         M, K, _ = self._codebooks().shape
         return self._compute(X, M, code_dtype(K))
 
-    @available_if(_classifies)
+    @typed(available_if(_classifies))
     @reads
-    def predict_proba_soft(self, X):
+    def predict_proba_soft(self, X: ArrayLike) -> NDArray[np.float32]:
         """Estimate class probabilities from the soft representation; `DPQNeighbors` searches by them.
 
         Available where labels supervise.
@@ -391,14 +418,14 @@ class BaseDPQ(CallbackSupportMixin, QuantizerMixin, BaseEstimator):
 
     @property
     @reads
-    def codebooks_(self):
+    def codebooks_(self) -> NDArray[np.float32]:
         """Codebooks C_m (M, K, D) that `decode` reads, float32; their rows normalised with ``intra_norm=True``."""
         codebooks = self._codebooks().astype(np.float32, copy=False)
         return normalize_parts(codebooks) if self._valid("intra_norm") else codebooks
 
     @property
     @reads
-    def lutc_(self):
+    def lutc_(self) -> NDArray[np.float32]:
         """Look-up tables LUTC_m (M, K, C) that classify codes (section 3.1.2), float32; not where none supervised.
 
         They are of the codebooks as trained, whatever `intra_norm` is.
@@ -408,13 +435,13 @@ class BaseDPQ(CallbackSupportMixin, QuantizerMixin, BaseEstimator):
 
     @property
     @reads
-    def class_bias_(self):
+    def class_bias_(self) -> NDArray[np.float32]:
         """Bias b (C,) of the scores that `lutc_` adds up to, float32; not where none supervised."""
         return self._classifier("bias").astype(np.float32, copy=False)
 
     @property
     @reads
-    def class_centers_(self):
+    def class_centers_(self) -> NDArray[np.float32]:
         """Class centers o_i of the Joint Central Loss (C, M * D), float32, in the order of `classes_`."""
         return self._parameter("class_centers").astype(np.float32)
 

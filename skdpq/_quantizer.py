@@ -9,8 +9,10 @@ A quantizer that classifies codes has three things more, by which `DPQNeighbors(
 """
 
 import copy
+from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
 from scipy.special import softmax
 from sklearn.base import ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.frozen import FrozenEstimator
@@ -20,6 +22,7 @@ from sklearn.utils.validation import _get_feature_names, _num_samples, check_is_
 from . import _codes
 from ._arrays import as_array
 from ._atomic import StateMixin, changes, reads
+from ._typing import Codes
 from ._versions import VersionedMixin
 
 _BLOCK_SCORES = 2**22  # scores of classes at a time: 32 MB
@@ -28,7 +31,7 @@ _BLOCK_SCORES = 2**22  # scores of classes at a time: 32 MB
 class QuantizerMixin(StateMixin, VersionedMixin, ClassNamePrefixFeaturesOutMixin, TransformerMixin):
     """Transform, decode and pack, for an estimator with `codebooks_`, `soft`, `encode` and the parameter `output`."""
 
-    def transform(self, X):
+    def transform(self, X: ArrayLike) -> NDArray[Any]:
         """Represent X as the parameter `output` says.
 
         Parameters
@@ -55,7 +58,7 @@ class QuantizerMixin(StateMixin, VersionedMixin, ClassNamePrefixFeaturesOutMixin
         return codes if output == "codes" else self.decode(codes)
 
     @reads
-    def decode(self, codes):
+    def decode(self, codes: ArrayLike) -> NDArray[np.float32]:
         """Return the hard representation of codes (equations 2 and 4).
 
         Parameters
@@ -79,7 +82,7 @@ class QuantizerMixin(StateMixin, VersionedMixin, ClassNamePrefixFeaturesOutMixin
         return _codes.decode(codes, self.codebooks_)
 
     @reads
-    def pack_codes(self, codes):
+    def pack_codes(self, codes: ArrayLike) -> NDArray[np.uint8]:
         """Pack codes to ceil(M log2(K) / 8) bytes a row (section 3.1.1).
 
         Parameters
@@ -104,7 +107,7 @@ class QuantizerMixin(StateMixin, VersionedMixin, ClassNamePrefixFeaturesOutMixin
         return _codes.pack_codes(_codes.check_codes(codes, M, K), K)
 
     @reads
-    def unpack_codes(self, packed):
+    def unpack_codes(self, packed: ArrayLike) -> Codes:
         """Undo `pack_codes`.
 
         Parameters

@@ -1,8 +1,12 @@
 """DPQClassifier."""
 
+from collections.abc import Callable
 from numbers import Real
+from typing import Any, Literal
 
 import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
 from scipy.special import log_softmax, softmax
 from sklearn.base import ClassifierMixin
 from sklearn.utils._param_validation import Interval, StrOptions
@@ -11,6 +15,7 @@ from ._atomic import reads
 from ._base import BaseDPQ
 from ._codes import check_codes
 from ._search.tables import lut_classification
+from ._typing import Device, Floats
 
 
 class DPQClassifier(ClassifierMixin, BaseDPQ):
@@ -73,40 +78,40 @@ projection_bias_, var_, n_samples_seen_, optimizer_state_, input_shape_, n_featu
 
     def __init__(
         self,
-        M=8,
-        K=256,
-        D="auto",
+        M: int = 8,
+        K: int = 256,
+        D: int | Literal["auto"] | None = "auto",
         *,
-        hidden_layer_sizes="auto",
-        part_layer_sizes=(64,),
-        trunk_input="auto",
-        backbone=None,
-        augment=None,
-        intra_norm=False,
-        dropout="auto",
-        label_smoothing="auto",
-        softmax_soft_weight=1.0,
-        softmax_hard_weight=1.0,
-        joint_central_weight=0.5,
-        supervision=1.0,
-        gini_batch_weight="auto",
-        gini_sample_weight=0.02,
-        learning_rate=3e-3,
-        weight_decay=0.2,
-        batch_size="auto",
-        max_iter="auto",
-        tol=1e-4,
-        early_stopping="auto",
-        validation_fraction=0.1,
-        n_iter_no_change=10,
-        class_weight=None,
-        warm_start=False,
-        representation="hard",
-        output="soft",
-        random_state=None,
-        device="auto",
-        verbose=False,
-    ):
+        hidden_layer_sizes: ArrayLike = "auto",
+        part_layer_sizes: ArrayLike = (64,),
+        trunk_input: Literal["auto", "features", "posterior"] = "auto",
+        backbone: torch.nn.Module | None = None,
+        augment: Callable[[torch.Tensor], torch.Tensor] | None = None,
+        intra_norm: bool = False,
+        dropout: float | Literal["auto"] = "auto",
+        label_smoothing: float | Literal["auto"] = "auto",
+        softmax_soft_weight: float = 1.0,
+        softmax_hard_weight: float = 1.0,
+        joint_central_weight: float = 0.5,
+        supervision: float = 1.0,
+        gini_batch_weight: float | Literal["auto"] = "auto",
+        gini_sample_weight: float = 0.02,
+        learning_rate: float = 3e-3,
+        weight_decay: float = 0.2,
+        batch_size: int | Literal["auto"] = "auto",
+        max_iter: int | Literal["auto"] = "auto",
+        tol: float = 1e-4,
+        early_stopping: bool | Literal["auto"] = "auto",
+        validation_fraction: float = 0.1,
+        n_iter_no_change: int = 10,
+        class_weight: dict[Any, float] | Literal["balanced"] | None = None,
+        warm_start: bool = False,
+        representation: Literal["hard", "soft"] = "hard",
+        output: Literal["soft", "hard", "codes"] = "soft",
+        random_state: int | np.random.RandomState | None = None,
+        device: Device = "auto",
+        verbose: bool | int = False,
+    ) -> None:
         super().__init__(
             M=M,
             K=K,
@@ -144,7 +149,7 @@ projection_bias_, var_, n_samples_seen_, optimizer_state_, input_shape_, n_featu
 
     @property
     @reads
-    def class_vectors_(self):
+    def class_vectors_(self) -> NDArray[np.float32]:
         """Weights W of the classifier that soft and hard share, transposed: a row w_c for each class, float32.
 
         They weigh the M * D dimensions of soft and hard, and no features. So their name is not `coef_`, of which
@@ -153,7 +158,7 @@ projection_bias_, var_, n_samples_seen_, optimizer_state_, input_shape_, n_featu
         return self._classifier("weight").astype(np.float32, copy=False)
 
     @reads
-    def decision_function(self, X):
+    def decision_function(self, X: ArrayLike) -> Floats:
         """Compute prediction scores (section 3.1.2).
 
         Parameters
@@ -176,7 +181,7 @@ projection_bias_, var_, n_samples_seen_, optimizer_state_, input_shape_, n_featu
         return self._binary(self._scores(X))
 
     @reads
-    def decision_function_codes(self, codes):
+    def decision_function_codes(self, codes: ArrayLike) -> Floats:
         """Compute prediction scores from codes through LUTC (section 3.1.2).
 
         Parameters
@@ -199,7 +204,7 @@ projection_bias_, var_, n_samples_seen_, optimizer_state_, input_shape_, n_featu
         return self._binary(self._scores_codes(codes))
 
     @reads
-    def predict_proba(self, X):
+    def predict_proba(self, X: ArrayLike) -> Floats:
         """Estimate class probabilities.
 
         Parameters
@@ -215,7 +220,7 @@ projection_bias_, var_, n_samples_seen_, optimizer_state_, input_shape_, n_featu
         return softmax(self._scores(X), axis=1)
 
     @reads
-    def predict_proba_codes(self, codes):
+    def predict_proba_codes(self, codes: ArrayLike) -> Floats:
         """Estimate class probabilities from codes.
 
         Parameters
@@ -231,7 +236,7 @@ projection_bias_, var_, n_samples_seen_, optimizer_state_, input_shape_, n_featu
         return softmax(self._scores_codes(codes), axis=1)
 
     @reads
-    def predict_log_proba(self, X):
+    def predict_log_proba(self, X: ArrayLike) -> Floats:
         """Estimate the logarithm of the class probabilities.
 
         Parameters
@@ -247,7 +252,7 @@ projection_bias_, var_, n_samples_seen_, optimizer_state_, input_shape_, n_featu
         return log_softmax(self._scores(X), axis=1)
 
     @reads
-    def predict(self, X):
+    def predict(self, X: ArrayLike) -> NDArray[Any]:
         """Predict class labels.
 
         Parameters
@@ -264,7 +269,7 @@ projection_bias_, var_, n_samples_seen_, optimizer_state_, input_shape_, n_featu
         return self.classes_[scores.argmax(axis=1)]
 
     @reads
-    def predict_codes(self, codes):
+    def predict_codes(self, codes: ArrayLike) -> NDArray[Any]:
         """Predict class labels from codes.
 
         Parameters

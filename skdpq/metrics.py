@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from joblib import Parallel, delayed
+from numpy.typing import ArrayLike
 from sklearn.pipeline import Pipeline
 from sklearn.utils import (
     assert_all_finite,
@@ -39,7 +40,7 @@ __all__ = [
 _QUERIES_PER_TASK = 32  # a few milliseconds of work, well above what joblib takes to hand it out
 
 
-def mean_average_precision(y, y_database, distances, *, k=None):
+def mean_average_precision(y: ArrayLike, y_database: ArrayLike, distances: ArrayLike, *, k: int | None = None) -> float:
     r"""Mean average precision (mAP) of retrieving items of the queries' labels.
 
     With :math:`P(i)` the precision among the first i items, :math:`rel(i)` whether item i has the query's label, R the
@@ -99,7 +100,9 @@ def mean_average_precision(y, y_database, distances, *, k=None):
     return _score_distances(y, y_database, distances, "mean_average_precision", k=k)
 
 
-def interpolated_mean_average_precision(y, y_database, distances, *, n_points=21):
+def interpolated_mean_average_precision(
+    y: ArrayLike, y_database: ArrayLike, distances: ArrayLike, *, n_points: int = 21
+) -> float:
     r"""Interpolated mean average precision, by default at the 21 recall levels of SUBIC [2]_.
 
     A query's value is the mean over the recall levels :math:`t = 0, 1 / (n\_points - 1), \ldots, 1` of the largest
@@ -155,7 +158,7 @@ def interpolated_mean_average_precision(y, y_database, distances, *, n_points=21
     return _score_distances(y, y_database, distances, "interpolated_mean_average_precision", n_points=n_points)
 
 
-def precision_at_k(y, y_database, distances, k):
+def precision_at_k(y: ArrayLike, y_database: ArrayLike, distances: ArrayLike, k: int) -> float:
     r"""Mean share of the first k items that have the query's label.
 
     .. math:: P@k = \frac{1}{k} \sum_{i=1}^{k} E[rel(i)],
@@ -205,7 +208,7 @@ def precision_at_k(y, y_database, distances, k):
     return _score_distances(y, y_database, distances, "precision_at_k", k=k)
 
 
-def recall_at_k(y, y_database, distances, k):
+def recall_at_k(y: ArrayLike, y_database: ArrayLike, distances: ArrayLike, k: int) -> float:
     r"""Mean share of the items with the query's label that are among the first k.
 
     .. math:: R@k = \frac{1}{R} \sum_{i=1}^{k} E[rel(i)],
@@ -255,7 +258,7 @@ def recall_at_k(y, y_database, distances, k):
     return _score_distances(y, y_database, distances, "recall_at_k", k=k)
 
 
-def retrieval_scorer(metric="mean_average_precision", **kwargs):
+def retrieval_scorer(metric: str = "mean_average_precision", **kwargs: Any) -> Callable[..., float]:
     """Make a scorer of a fitted index, for ``scoring=`` in GridSearchCV and cross_validate.
 
     Parameters
@@ -299,7 +302,9 @@ def retrieval_scorer(metric="mean_average_precision", **kwargs):
     return partial(score_neighbors, metric=metric, **kwargs)
 
 
-def score_neighbors(estimator, X, y, metric="mean_average_precision", **kwargs):
+def score_neighbors(
+    estimator: Any, X: ArrayLike, y: ArrayLike, metric: str = "mean_average_precision", **kwargs: Any
+) -> float:
     """Measure how well a fitted index ranks its items for labelled queries.
 
     The value is that of the function `metric` on the distances of the index, but no matrix of them is made: items of

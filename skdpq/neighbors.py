@@ -1,9 +1,12 @@
 """DPQNeighbors: neighbour search over codes, with the face of scikit-learn's NearestNeighbors."""
 
+from collections.abc import Iterator
 from contextlib import nullcontext
 from numbers import Integral, Real
+from typing import Any, Literal, Self, overload
 
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
 from scipy.sparse import csr_array, csr_matrix, issparse
 from sklearn import get_config
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin, _fit_context, clone
@@ -23,6 +26,7 @@ from ._progress import fit_task, printed_stage
 from ._quantizer import represent
 from ._search.index import CodeIndex
 from ._search.scan_numba import query_blocks
+from ._typing import Codes, Device, Found, FoundWithin, Ids, Queries, typed
 from ._versions import VersionedMixin
 from .metrics import score_neighbors
 from .product_quantizer import ProductQuantizer
@@ -129,6 +133,11 @@ class DPQNeighbors(
     True
     """
 
+    quantizer_: Any
+    index_: CodeIndex
+    classes_: NDArray[Any]
+    labels_: NDArray[np.integer[Any]]
+
     _parameter_constraints: dict = {
         "n_neighbors": [Interval(Integral, 1, None, closed="left")],
         "radius": [Interval(Real, 0, None, closed="both")],
@@ -144,18 +153,18 @@ class DPQNeighbors(
 
     def __init__(
         self,
-        n_neighbors=5,
+        n_neighbors: int = 5,
         *,
-        radius=1.0,
-        quantizer=None,
-        metric="euclidean",
-        search="asymmetric",
-        mode="distance",
-        random_state=None,
-        n_jobs=None,
-        device="cpu",
-        verbose=False,
-    ):
+        radius: float = 1.0,
+        quantizer: Any = None,
+        metric: Literal["euclidean", "relevance"] = "euclidean",
+        search: Literal["asymmetric", "symmetric"] = "asymmetric",
+        mode: Literal["distance", "connectivity"] = "distance",
+        random_state: int | np.random.RandomState | None = None,
+        n_jobs: int | None = None,
+        device: Device = "cpu",
+        verbose: bool | int = False,
+    ) -> None:
         self.n_neighbors = n_neighbors
         self.radius = radius
         self.quantizer = quantizer
@@ -168,9 +177,9 @@ class DPQNeighbors(
         self.verbose = verbose
 
     @changes
-    @_fit_context(prefer_skip_nested_validation=False)
-    @with_callbacks
-    def fit(self, X, y=None, *, ids=None, **fit_params):
+    @typed(_fit_context(prefer_skip_nested_validation=False))
+    @typed(with_callbacks)
+    def fit(self, X: ArrayLike, y: ArrayLike | None = None, *, ids: ArrayLike | None = None, **fit_params: Any) -> Self:
         """Fit the quantizer and store the codes of the data.
 
         Parameters
@@ -218,9 +227,10 @@ class DPQNeighbors(
         with printed_stage("Indexing", self.verbose), indexing:
             self._store(quantizer, codes, y, ids)
         context.call_on_fit_task_end(**data)
+        return self
 
     @changes
-    def fit_codes(self, codes, y=None, *, ids=None):
+    def fit_codes(self, codes: ArrayLike, y: ArrayLike | None = None, *, ids: ArrayLike | None = None) -> Self:
         """Make a database of codes alone; `quantizer` must be fitted and wrapped in a FrozenEstimator.
 
         Parameters
@@ -259,9 +269,10 @@ class DPQNeighbors(
         quantizer = snapshot(self.quantizer_)
         self._index_of(CodeIndex(quantizer.codebooks_), quantizer)  # raises where it has to classify and does not
         self._store(quantizer, codes, y, ids)
+        return self
 
     @changes
-    def add(self, X, y=None, *, ids=None):
+    def add(self, X: ArrayLike, y: ArrayLike | None = None, *, ids: ArrayLike | None = None) -> Self:
         """Add samples to the database.
 
         Parameters
@@ -289,9 +300,10 @@ class DPQNeighbors(
         self._check_samples(X)
         quantizer = self._quantizer()
         self._extend(self.index_, represent(quantizer, "encode", X, self), y, ids)
+        return self
 
     @changes
-    def add_codes(self, codes, y=None, *, ids=None):
+    def add_codes(self, codes: ArrayLike, y: ArrayLike | None = None, *, ids: ArrayLike | None = None) -> Self:
         """Add codes to the database.
 
         Parameters
@@ -318,9 +330,10 @@ class DPQNeighbors(
         check_is_fitted(self)
         self._quantizer()
         self._extend(self.index_, codes, y, ids)
+        return self
 
     @changes
-    def remove(self, ids):
+    def remove(self, ids: ArrayLike) -> Self:
         """Remove items from the database.
 
         Parameters
@@ -345,9 +358,10 @@ class DPQNeighbors(
         if hasattr(self, "labels_"):
             self.labels_ = self.labels_[np.isin(self.ids_, index.ids)]
         self.index_ = index
+        return self
 
     @reads
-    def labels_of(self, ids):
+    def labels_of(self, ids: ArrayLike) -> NDArray[Any]:
         """Return the labels of items, such as the neighbours that `kneighbors` finds.
 
         Parameters
@@ -389,8 +403,18 @@ class DPQNeighbors(
             raise ValueError(f"Expected ids of items with labels, got {ids[labels < 0][:5].tolist()} without.")
         return self.classes_[labels]
 
+    @overload
+    def kneighbors(
+        self, X: Queries = ..., n_neighbors: int | None = ..., return_distance: Literal[True] = ...
+    ) -> Found: ...
+    @overload
+    def kneighbors(
+        self, X: Queries = ..., n_neighbors: int | None = ..., *, return_distance: Literal[False]
+    ) -> Ids: ...
     @reads
-    def kneighbors(self, X=None, n_neighbors=None, return_distance=True):
+    def kneighbors(
+        self, X: Queries = None, n_neighbors: int | None = None, return_distance: bool = True
+    ) -> Found | Ids:
         """Find the nearest items of the database.
 
         Parameters
@@ -424,8 +448,18 @@ class DPQNeighbors(
         distances, neigh_ind = self._kneighbors(X, n_neighbors)
         return (distances, neigh_ind) if return_distance else neigh_ind
 
+    @overload
+    def kneighbors_codes(
+        self, codes: ArrayLike, n_neighbors: int | None = ..., return_distance: Literal[True] = ...
+    ) -> Found: ...
+    @overload
+    def kneighbors_codes(
+        self, codes: ArrayLike, n_neighbors: int | None = ..., *, return_distance: Literal[False]
+    ) -> Ids: ...
     @reads
-    def kneighbors_codes(self, codes, n_neighbors=None, return_distance=True):
+    def kneighbors_codes(
+        self, codes: ArrayLike, n_neighbors: int | None = None, return_distance: bool = True
+    ) -> Found | Ids:
         """Find the nearest items of the database to codes, symmetrically (section 3.1.3).
 
         Parameters
@@ -460,8 +494,26 @@ class DPQNeighbors(
         distances = self._distances(distances)
         return (distances, neigh_ind) if return_distance else neigh_ind
 
+    @overload
+    def radius_neighbors(
+        self,
+        X: Queries = ...,
+        radius: float | None = ...,
+        return_distance: Literal[True] = ...,
+        sort_results: bool = ...,
+    ) -> FoundWithin: ...
+    @overload
+    def radius_neighbors(
+        self, X: Queries = ..., radius: float | None = ..., *, return_distance: Literal[False], sort_results: bool = ...
+    ) -> NDArray[np.object_]: ...
     @reads
-    def radius_neighbors(self, X=None, radius=None, return_distance=True, sort_results=False):
+    def radius_neighbors(
+        self,
+        X: Queries = None,
+        radius: float | None = None,
+        return_distance: bool = True,
+        sort_results: bool = False,
+    ) -> FoundWithin | NDArray[np.object_]:
         """Find all items of the database within a radius, boundary included.
 
         Parameters
@@ -498,7 +550,12 @@ class DPQNeighbors(
         return (_split(distances, indptr), neigh_ind) if return_distance else neigh_ind
 
     @reads
-    def kneighbors_graph(self, X=None, n_neighbors=None, mode="connectivity"):
+    def kneighbors_graph(
+        self,
+        X: Queries = None,
+        n_neighbors: int | None = None,
+        mode: Literal["connectivity", "distance"] = "connectivity",
+    ) -> csr_array | csr_matrix:
         """Compute the graph of nearest neighbours.
 
         Parameters
@@ -529,7 +586,13 @@ class DPQNeighbors(
         return self._graph(mode, distances.ravel(), ids.ravel(), indptr)
 
     @reads
-    def radius_neighbors_graph(self, X=None, radius=None, mode="connectivity", sort_results=False):
+    def radius_neighbors_graph(
+        self,
+        X: Queries = None,
+        radius: float | None = None,
+        mode: Literal["connectivity", "distance"] = "connectivity",
+        sort_results: bool = False,
+    ) -> csr_array | csr_matrix:
         """Compute the graph of neighbours within a radius.
 
         Parameters
@@ -560,7 +623,7 @@ class DPQNeighbors(
         distances, ids, indptr = self._radius_neighbors(X, radius)
         return self._graph(mode, distances, ids, indptr)
 
-    def transform(self, X):
+    def transform(self, X: ArrayLike) -> csr_array | csr_matrix:
         """Compute the graph of nearest neighbours as scikit-learn's KNeighborsTransformer does.
 
         Parameters
@@ -586,7 +649,7 @@ class DPQNeighbors(
         return self.kneighbors_graph(X, self._valid("n_neighbors") + (mode == "distance"), mode=mode)
 
     @reads
-    def score(self, X, y):
+    def score(self, X: ArrayLike, y: ArrayLike) -> float:
         """Compute the mean average precision of the queries' labels against the database's.
 
         Parameters
@@ -612,7 +675,7 @@ class DPQNeighbors(
         return score_neighbors(self, X, y)
 
     @reads
-    def query_tables(self, X):
+    def query_tables(self, X: ArrayLike) -> Iterator[tuple[int, NDArray[np.float32]]]:
         """Compute what codes are compared with, block by block, as `metric` and `search` say.
 
         Parameters
@@ -640,21 +703,21 @@ class DPQNeighbors(
             start += len(block)
 
     @property
-    def codes_(self):
+    def codes_(self) -> Codes:
         """Codes of the database."""
         return self._fitted_index().codes
 
     @property
-    def ids_(self):
+    def ids_(self) -> Ids:
         """Ids of the database, ascending."""
         return self._fitted_index().ids
 
     @property
-    def n_samples_fit_(self):
+    def n_samples_fit_(self) -> int:
         """Number of items in the database."""
         return len(self._fitted_index())
 
-    def set_params(self, **params):
+    def set_params(self, **params: Any) -> Self:
         """Set parameters, also those of the quantizer.
 
         Parameters
@@ -680,7 +743,7 @@ class DPQNeighbors(
             )
         return super().set_params(**params)
 
-    def get_metadata_routing(self):
+    def get_metadata_routing(self) -> MetadataRouter:
         """Route metadata of `fit` to the quantizer; `ids` are the estimator's own.
 
         Returns

@@ -3,8 +3,10 @@
 from itertools import pairwise
 from numbers import Integral
 from operator import itemgetter
+from typing import Any, Literal, Self
 
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
 from scipy.sparse import csr_array
 from sklearn.base import BaseEstimator, _fit_context
 from sklearn.callback import CallbackSupportMixin, with_callbacks
@@ -21,6 +23,7 @@ from ._atomic import changes, reads
 from ._codes import code_dtype
 from ._quantizer import QuantizerMixin, compression_ratio
 from ._threads import one_blas_thread, run
+from ._typing import Codes, typed
 
 _BLOCK_VALUES = 2**22  # values of a block: 32 MB in float64
 _ROTATION_SAMPLES = 2**16  # samples that learn the rotation, as in faiss; but at least 256 a codeword
@@ -117,6 +120,12 @@ class ProductQuantizer(CallbackSupportMixin, QuantizerMixin, BaseEstimator):
     (1797, 64)
     """
 
+    codebooks_: NDArray[np.float32]
+    n_codewords_: NDArray[np.integer[Any]]
+    rotation_: NDArray[np.float64] | None
+    n_iter_: int
+    compression_ratio_: float
+
     _parameter_constraints: dict = {
         "M": [Interval(Integral, 1, None, closed="left")],
         "K": [Interval(Integral, 2, 65_536, closed="both")],
@@ -128,8 +137,16 @@ class ProductQuantizer(CallbackSupportMixin, QuantizerMixin, BaseEstimator):
     }
 
     def __init__(
-        self, M=8, K=256, *, rotation=None, output="soft", max_iter=25, max_iter_rotation=50, random_state=None
-    ):
+        self,
+        M: int = 8,
+        K: int = 256,
+        *,
+        rotation: Literal["opq"] | None = None,
+        output: Literal["soft", "hard", "codes"] = "soft",
+        max_iter: int | Literal["auto"] = 25,
+        max_iter_rotation: int = 50,
+        random_state: int | np.random.RandomState | None = None,
+    ) -> None:
         self.M = M
         self.K = K
         self.rotation = rotation
@@ -139,9 +156,9 @@ class ProductQuantizer(CallbackSupportMixin, QuantizerMixin, BaseEstimator):
         self.random_state = random_state
 
     @changes
-    @_fit_context(prefer_skip_nested_validation=True)
-    @with_callbacks
-    def fit(self, X, y=None):
+    @typed(_fit_context(prefer_skip_nested_validation=True))
+    @typed(with_callbacks)
+    def fit(self, X: ArrayLike, y: ArrayLike | None = None) -> Self:
         """Learn the codebooks, and the rotation, from samples.
 
         Parameters
@@ -191,9 +208,10 @@ class ProductQuantizer(CallbackSupportMixin, QuantizerMixin, BaseEstimator):
         self.n_iter_ = max(n_iter)
         self.compression_ratio_ = compression_ratio(X.shape[1], self.M, self.K)
         context.call_on_fit_task_end(estimator=self, X=X)
+        return self
 
     @reads
-    def soft(self, X):
+    def soft(self, X: ArrayLike) -> NDArray[np.float32]:
         """Return the soft representation: X itself, rotated where there is a rotation, split and padded.
 
         Parameters
@@ -222,7 +240,7 @@ class ProductQuantizer(CallbackSupportMixin, QuantizerMixin, BaseEstimator):
         return soft
 
     @reads
-    def encode(self, X):
+    def encode(self, X: ArrayLike) -> Codes:
         """Return the codes: of every part the nearest codeword, the lowest index among equally near ones.
 
         Parameters

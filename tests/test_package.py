@@ -95,7 +95,17 @@ def test_the_wings_do_not_import_each_other(wing, other):
 
 
 def test_what_the_wings_share_imports_neither():
-    for name in ("_arrays", "_atomic", "_codes", "_device", "_progress", "_quantizer", "_threads", "_versions"):
+    for name in (
+        "_arrays",
+        "_atomic",
+        "_codes",
+        "_device",
+        "_progress",
+        "_quantizer",
+        "_threads",
+        "_typing",
+        "_versions",
+    ):
         path = PACKAGE / f"{name}.py"
         assert not any(imports_of(path, f"skdpq.{wing}") for wing in ("_search", "_learning")), path
 
