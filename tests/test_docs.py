@@ -61,3 +61,18 @@ def test_the_architecture_names_every_room():
 @pytest.mark.parametrize("name", skdpq.__all__)
 def test_the_readme_names_all_that_is_public(name):
     assert name in (ROOT / "README.md").read_text()
+
+
+def guarantees():
+    """Return the sentences of docs/guarantees.md that are lists, each with the tests that it names."""
+    text = (ROOT / "docs/guarantees.md").read_text()
+    items = re.findall(r"^- (.*?)(?=^- |^$)", text, flags=re.DOTALL | re.MULTILINE)
+    return [(item[:60], re.findall(r"`(tests/[\w/]+\.py)::(test_\w+)`", item)) for item in items]
+
+
+def test_each_guarantee_names_tests_that_are_there():
+    assert len(guarantees()) > 20
+    for sentence, tests in guarantees():
+        assert tests, sentence
+        for file, name in tests:
+            assert re.search(rf"^def {name}\(", (ROOT / file).read_text(), flags=re.MULTILINE), name
