@@ -32,7 +32,7 @@ from ._learning.inference import infer
 from ._learning.inputs import Inputs, learn_scaling, no_scaling, output_width
 from ._learning.losses import SUPERVISED
 from ._learning.network import DPQNetwork, check_layer_sizes, make_architecture, restore, to_tensors
-from ._learning.projection import Projection, learn_projection
+from ._learning.projection import Frame, Projection, choose_divisors, frame_of, learn_projection
 from ._learning.samples import (
     Samples,
     check_labels,
@@ -523,7 +523,7 @@ class BaseDPQ(CallbackSupportMixin, QuantizerMixin, BaseEstimator):
         self.classes_ = classes
         self.input_shape_ = X.shape[1:]
         self.backbone_ = copy.deepcopy(self.backbone)
-        self.projection_ = self.projection_bias_ = self.base_network_ = None
+        self.projection_ = self.projection_bias_ = self.projection_scale_ = self.base_network_ = None
         n_units = X.shape[1] if self.backbone is None else output_width(self.backbone_, X)
         self.architecture_ = self._architecture(n_units)
 
@@ -614,12 +614,19 @@ class BaseDPQ(CallbackSupportMixin, QuantizerMixin, BaseEstimator):
         inputs, dtype, device = self._placement(network)
         # as it is before training, which stays in here
         backbone = None if network.backbone is None else copy.deepcopy(self.backbone).to(device).eval()
-        if self.projection_ is None:
+        scaling = {name: getattr(self, name) for name in no_scaling()}
+        first = self.projection_ is None
+        if first:
+            self.projection_scale_ = choose_divisors(scaling)
+        frame = frame_of(scaling, self.projection_scale_)
+        if first:
             M, _, D = network.codebooks.shape
             blocks = inputs._replace(backbone=backbone).blocks(samples, dtype, device)
+            blocks = ((frame(units), weight) for units, weight in blocks)
             self.projection_, self.projection_bias_ = learn_projection(blocks, M, D, generator)
-        arrays = self.projection_, self.projection_bias_
-        return Projection(*(torch.from_numpy(a).to(dtype).to(device) for a in arrays), backbone)
+        arrays = self.projection_, self.projection_bias_, *frame
+        weight, bias, *frame = (torch.from_numpy(a).to(dtype).to(device) for a in arrays)
+        return Projection(weight, bias, Frame(*frame), backbone)
 
     def _supervision(self, network):
         return 0 if network.classifier is None else self.supervision

@@ -46,7 +46,8 @@ warm_start, output, random_state, device, verbose
         Weights W of the classifier that soft and hard share, transposed; its bias b is `class_bias_`.
     codebooks_, classes_, class_centers_, lutc_, class_bias_, n_iter_, loss_curve_, validation_scores_, \
 compression_ratio_, parameters_, architecture_, backbone_, base_network_, mean_, scale_, projection_, \
-projection_bias_, var_, n_samples_seen_, optimizer_state_, input_shape_, n_features_in_, feature_names_in_
+projection_bias_, projection_scale_, var_, n_samples_seen_, optimizer_state_, input_shape_, n_features_in_, \
+feature_names_in_
         See `DPQTransformer`.
 
     See Also

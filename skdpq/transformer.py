@@ -59,7 +59,7 @@ class DPQTransformer(BaseDPQ):
     supervision : float, default=1.0
         Share of the labels in what is learned, 0 to 1: it multiplies the three terms above, and ``1 - supervision`` is
         the weight of the term "preservation", which is the Joint Central Loss with a fixed projection of each sample's
-        own features, of their principal components, in the place of the class center. Below 1, at 0.2 say, codes keep
+        own features, divided by their length, in the place of the class center. Below 1, at 0.2 say, codes keep
         more of what tells classes apart that are not in the training data; 0 needs no labels, and is what is done
         without. With a backbone, features are the units that it gives before training.
     gini_batch_weight : float or "auto", default="auto"
@@ -139,7 +139,11 @@ class DPQTransformer(BaseDPQ):
     mean_, scale_ : ndarray of shape (n_features,) or None
         Mean and standard deviation by which features are standardised; None with a backbone.
     projection_, projection_bias_ : ndarray of shape (n_units, M * D), (M * D,) or None
-        What projects standardised features, or units of the backbone, with `supervision` below 1.
+        What is preserved of a sample with `supervision` below 1: X, or the units of the backbone, divided by
+        `projection_scale_`, then by its length, times `projection_`, plus `projection_bias_`.
+    projection_scale_ : ndarray of shape (n_features,) or None
+        One number where all features seem to have the same unit, that is, where no standard deviation is above ten
+        times the median one; else the standard deviations. Infinite for constant features; None with a backbone.
     var_, n_samples_seen_ : ndarray of shape (n_features,), int
         From which `partial_fit` refines them; None with a backbone.
     optimizer_state_ : dict or None

@@ -4,32 +4,91 @@
 the projection of each sample as its target. It is not trained.
 """
 
+from typing import Any, NamedTuple
+
 import numpy as np
 import torch
+from sklearn.preprocessing import normalize
+from torch import nn
 
 from .user_code import units_of
 
+_ONE_UNIT = 10.0  # times the median standard deviation, at most, that of any feature is
+
+
+class Frame(NamedTuple):
+    """How units are compared: as x * scale + origin, divided by its length, so that distances are those of cosines.
+
+    Attributes
+    ----------
+    scale, origin : ndarray or Tensor of shape (n_units,) or ()
+        From `frame_of`.
+    """
+
+    scale: Any
+    origin: Any
+
+    def __call__(self, x):
+        """Return units x (B, n_units), an array or a tensor, as they are compared."""
+        x = x * self.scale + self.origin
+        return nn.functional.normalize(x) if isinstance(x, torch.Tensor) else normalize(x)
+
+
+def choose_divisors(scaling):
+    """Return by what features are divided before they are compared.
+
+    Features of one unit, such as pixels or the units of a network, keep their proportions: what hardly varies is of
+    little weight. Features of several units are compared in their standard deviations.
+
+    Parameters
+    ----------
+    scaling : dict
+        From `inputs.learn_scaling` or `inputs.no_scaling`.
+
+    Returns
+    -------
+    divisors : ndarray of shape (n_features,) or None
+        All the same, or standard deviations; infinite for constant features, which tell nothing apart. None without
+        scaling.
+    """
+    if scaling["mean_"] is None:
+        return None
+    varies = scaling["var_"] > 0
+    deviations = scaling["scale_"][varies]
+    if len(deviations) and deviations.max() <= _ONE_UNIT * np.median(deviations):
+        return np.where(varies, np.median(deviations), np.inf)
+    return np.where(varies, scaling["scale_"], np.inf)
+
+
+def frame_of(scaling, divisors):
+    """Return the frame of standardized features; of units that are taken as they are, without scaling."""
+    if scaling["mean_"] is None:
+        return Frame(np.ones(()), np.zeros(()))
+    return Frame(scaling["scale_"] / divisors, scaling["mean_"] / divisors)
+
 
 class Projection:
-    """The target t = F P + b of soft and of hard, which is not trained.
+    """The target t = F P + b of soft and of hard, which is not trained; F are units of length one.
 
     Parameters
     ----------
     weight, bias : Tensor of shape (n_units, M * D), (M * D,)
         P and b, from `learn_projection`.
+    frame : Frame of Tensor
+        In which units are compared.
     backbone : Module or None
-        What computes the units F of a sample; without, F is the sample.
+        What computes the units of a sample; without, they are the sample.
     """
 
-    def __init__(self, weight, bias, backbone=None):
-        self.weight, self.bias = weight, bias
+    def __init__(self, weight, bias, frame, backbone=None):
+        self.weight, self.bias, self.frame = weight, bias, frame
         self.backbone = backbone
 
     @torch.no_grad()
     def __call__(self, x):
         """Return the target (B, M * D) of a batch."""
         units = x if self.backbone is None else units_of(self.backbone, x, len(self.weight))
-        return torch.addmm(self.bias, units, self.weight)
+        return torch.addmm(self.bias, self.frame(units), self.weight)
 
 
 def learn_projection(blocks, M, D, generator):

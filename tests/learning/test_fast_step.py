@@ -15,10 +15,11 @@ from skdpq._learning.fast_step import FastStep, Plan, has_fused_adamw
 from skdpq._learning.fast_step.threads import Faster
 from skdpq._learning.losses import TERMS
 from skdpq._learning.network import DPQNetwork
-from skdpq._learning.projection import Projection
+from skdpq._learning.projection import Frame, Projection
 from skdpq._learning.step import AutogradStep, Objective, make_step
 
 N, C = 23, 3
+PLAIN = Frame(torch.ones(()), torch.zeros(()))
 ONE_EACH = Objective(dict.fromkeys(TERMS, 1.0))
 TWO_THREADS = Plan(split_products=0, n_trials=0)
 
@@ -57,8 +58,11 @@ def start(step_class, network, objective=ONE_EACH, batch_size=8, seed=0, **plan)
 def random_projection(network, n_units):
     M, _, D = network.codebooks.shape
     generator = torch.Generator().manual_seed(1)
-    weight_and_bias = torch.randn(n_units + 1, M * D, dtype=torch.float64, generator=generator)
-    return Projection(weight_and_bias[:-1], weight_and_bias[-1])
+    weight, bias, scale, origin = (
+        torch.randn(shape, dtype=torch.float64, generator=generator)
+        for shape in ((n_units, M * D), (M * D,), (n_units,), (n_units,))
+    )
+    return Projection(weight, bias, Frame(scale, origin))
 
 
 @pytest.mark.parametrize("split_products", [0, 2**62])
@@ -287,7 +291,7 @@ def test_what_is_preserved_is_of_the_features_before_dropout(make):
     )
     with torch.no_grad():  # all codewords are one: soft and hard are the same for any sample, whatever is dropped
         network.codebooks.fill_(0.5)
-    projection = Projection(torch.randn(8, 4, dtype=X.dtype), torch.zeros(4, dtype=X.dtype))
+    projection = Projection(torch.randn(8, 4, dtype=X.dtype), torch.zeros(4, dtype=X.dtype), PLAIN)
     objective = Objective(dict.fromkeys(TERMS, 0.0), 0.0, projection)
     step = make(network, objective, weight_decay=0.0, batch_size=9, generator=torch.Generator().manual_seed(0))
     batch = torch.arange(9)

@@ -11,10 +11,10 @@ from sklearn.base import clone
 from sklearn.datasets import load_digits
 from sklearn.decomposition import PCA
 from sklearn.frozen import FrozenEstimator
-from sklearn.preprocessing import StandardScaler
+from sklearn.preprocessing import normalize
 
 from skdpq import DPQClassifier, DPQNeighbors, DPQTransformer
-from skdpq._learning.projection import Projection, learn_projection
+from skdpq._learning.projection import Frame, Projection, learn_projection
 
 SMALL = {"M": 2, "K": 8, "D": 3, "hidden_layer_sizes": (16,), "random_state": 0, "max_iter": 3}
 
@@ -104,7 +104,7 @@ def test_less_supervision_keeps_more_of_classes_that_are_not_in_the_training_dat
 
 def test_codes_without_labels_keep_neighbourhoods():
     X, y = load_digits(return_X_y=True)
-    Z = StandardScaler().fit_transform(X)
+    Z = normalize(X)
     nearest = np.argsort(np.linalg.norm(Z[:200, None] - Z[None], axis=2))[:, 1:11]
     recall = []
     for labels in (None, y):
@@ -185,7 +185,7 @@ def test_units_of_a_backbone_are_preserved_as_they_were_before_training(split):
         units = backbone.eval()(torch.from_numpy(X)).numpy()
     params = SMALL | {"learning_rate": 0.01, "max_iter": 30}
     dpq = DPQTransformer(**params, backbone=backbone.train(), supervision=0.3).fit(X, y)
-    target = units @ dpq.projection_ + dpq.projection_bias_
+    target = normalize(units) @ dpq.projection_ + dpq.projection_bias_
     assert_allclose(target.mean(0), 0, atol=1e-4)
     assert_allclose(np.square(target).sum(1).mean(), 2, rtol=1e-3)
     with torch.no_grad():
@@ -193,13 +193,40 @@ def test_units_of_a_backbone_are_preserved_as_they_were_before_training(split):
     assert np.abs(trained - units).mean() > 0.1
     error = np.square(dpq.soft(X) - target).sum(1).mean()
     assert error < 0.7 * np.square(target).sum(1).mean()
-    assert np.square(dpq.soft(X) - (trained @ dpq.projection_ + dpq.projection_bias_)).sum(1).mean() > error
+    assert np.square(dpq.soft(X) - (normalize(trained) @ dpq.projection_ + dpq.projection_bias_)).sum(1).mean() > error
 
 
 def test_the_target_has_no_gradient():
     backbone = torch.nn.Linear(4, 3)
-    target = Projection(torch.ones(3, 2), torch.zeros(2), backbone)(torch.ones(5, 4))
+    frame = Frame(torch.ones(()), torch.zeros(()))
+    target = Projection(torch.ones(3, 2), torch.zeros(2), frame, backbone)(torch.ones(5, 4))
     assert not target.requires_grad
+
+
+@pytest.mark.parametrize("unit", [1e-6, 1.0, 1e6])
+def test_what_is_preserved_is_the_direction_of_the_features(unit):
+    rng = np.random.default_rng(0)
+    X = unit * (rng.normal(size=(300, 6)) * (1, 2, 3, 4, 5, 0) + 2.0)
+    dpq = DPQTransformer(**SMALL).partial_fit(X)
+    target = normalize(X * (1, 1, 1, 1, 1, 0)) @ dpq.projection_ + dpq.projection_bias_
+    assert_allclose(normalize(X / dpq.projection_scale_) @ dpq.projection_ + dpq.projection_bias_, target, atol=1e-9)
+    assert_allclose(target.mean(0), 0, atol=1e-5)
+    longer = X * rng.uniform(0.5, 2, (300, 1))
+    assert_allclose(normalize(longer / dpq.projection_scale_), normalize(X / dpq.projection_scale_))
+    preserved = DPQTransformer(**SMALL | {"max_iter": 60, "K": 64}).fit(X)
+    expected = normalize(X / preserved.projection_scale_) @ preserved.projection_ + preserved.projection_bias_
+    error = np.square(preserved.soft(X) - expected).sum(1).mean()
+    assert error < 0.2 * np.square(expected).sum(1).mean()
+    dpq.partial_fit(100 * X)  # in another scale: what is preserved is in that of the first call
+    assert_allclose(dpq.projection_scale_[:5], dpq.projection_scale_[0])
+
+
+def test_features_of_several_units_are_compared_in_their_deviations():
+    X = np.random.default_rng(0).normal(size=(200, 5)) * (1e-3, 1, 1, 100, 1e5) + 1
+    dpq = DPQTransformer(**SMALL).fit(X)
+    assert_allclose(dpq.projection_scale_, X.std(0), rtol=1e-5)
+    other_units = DPQTransformer(**SMALL).fit(X * (1e3, 1, 0.1, 1, 1))
+    assert_allclose(other_units.projection_, dpq.projection_, rtol=1e-3, atol=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from skdpq._learning import losses
 from skdpq._learning.fast_step import FastStep
 from skdpq._learning.losses import TERMS
 from skdpq._learning.network import DPQNetwork
-from skdpq._learning.projection import Projection
+from skdpq._learning.projection import Frame, Projection
 from skdpq._learning.step import AutogradStep, Objective
 
 B, N_UNITS, C = 9, 12, 3
@@ -31,7 +31,7 @@ def make_problem(**params):
 
 def make_projection():
     weight = torch.randn(N_UNITS + 1, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
-    return Projection(weight[:-1], weight[-1])
+    return Projection(weight[:-1], weight[-1], Frame(weight[:-1, 1], weight[:-1, 0]))
 
 
 def step_once(step_class, network, x, y, weight):
@@ -51,7 +51,7 @@ def test_the_objective_is_the_weighted_sum_of_its_terms():
         "softmax_soft": losses.softmax_loss(network.classifier(soft), y, weight, smoothing),
         "softmax_hard": losses.softmax_loss(network.classifier(hard), y, weight, smoothing),
         "joint_central": losses.joint_central_loss(soft, hard, centers, weight),
-        "preservation": losses.joint_central_loss(soft, hard, x @ projection.weight + projection.bias, weight),
+        "preservation": losses.joint_central_loss(soft, hard, projection(x), weight),
         "gini_batch": losses.gini_batch(output.p, weight),
         "gini_sample": losses.gini_sample(output.p, weight),
     }

@@ -72,7 +72,7 @@ class MicroBatch:
         buf.weight.copy_(weight)
         # Targets are of the sample before dropout.
         if self._projection is not None:
-            torch.addmm(self._projection.bias, buf.x, self._projection.weight, out=buf.target)
+            buf.target.copy_(self._projection(buf.x))
         if self._distills:
             buf.roots.copy_(buf.x)
         if self._dropout:
