@@ -260,9 +260,8 @@ class _Buffers:
         self.logits_halves = self.logits[:, :B], self.logits[:, B:]
         self.negative_weight, self.cross_entropy, self.centers = new(1, 2 * B), new(2 * B), new(B, M * D)
         self.cross_entropy_halves = self.cross_entropy.view(2, B)
-        self.labels_halves, self.negative_weight_halves = (
-            a.view(-1, 2, B) for a in (self.labels, self.negative_weight)
-        )
+        self.labels_halves = self.labels.view(C, 2, B)
+        self.negative_weight_halves = self.negative_weight.view(1, 2, B)
 
     def _make_layers(self, parameters):
         units, s = self.activations.units, self.activations.s
