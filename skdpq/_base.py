@@ -32,7 +32,7 @@ from ._learning.inference import infer
 from ._learning.inputs import Inputs, learn_scaling, no_scaling, output_width
 from ._learning.losses import SUPERVISED
 from ._learning.network import DPQNetwork, check_layer_sizes, make_architecture, restore, to_tensors
-from ._learning.projection import Frame, Projection, choose_divisors, frame_of, learn_projection
+from ._learning.projection import Directions, Projection, choose_divisors, directions_of, learn_projection
 from ._learning.samples import (
     Samples,
     check_labels,
@@ -618,15 +618,15 @@ class BaseDPQ(CallbackSupportMixin, QuantizerMixin, BaseEstimator):
         first = self.projection_ is None
         if first:
             self.projection_scale_ = choose_divisors(scaling)
-        frame = frame_of(scaling, self.projection_scale_)
+        directions = directions_of(scaling, self.projection_scale_)
         if first:
             M, _, D = network.codebooks.shape
             blocks = inputs._replace(backbone=backbone).blocks(samples, dtype, device)
-            blocks = ((frame(units), weight) for units, weight in blocks)
+            blocks = ((directions(units), weight) for units, weight in blocks)
             self.projection_, self.projection_bias_ = learn_projection(blocks, M, D, generator)
-        arrays = self.projection_, self.projection_bias_, *frame
-        weight, bias, *frame = (torch.from_numpy(a).to(dtype).to(device) for a in arrays)
-        return Projection(weight, bias, Frame(*frame), backbone)
+        arrays = self.projection_, self.projection_bias_, *directions
+        weight, bias, *directions = (torch.from_numpy(a).to(dtype).to(device) for a in arrays)
+        return Projection(weight, bias, Directions(*directions), backbone)
 
     def _supervision(self, network):
         return 0 if network.classifier is None else self.supervision

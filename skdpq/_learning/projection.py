@@ -16,13 +16,13 @@ from .user_code import units_of
 _ONE_UNIT = 10.0  # times the median standard deviation, at most, that of any feature is
 
 
-class Frame(NamedTuple):
+class Directions(NamedTuple):
     """How units are compared: as x * scale + origin, divided by its length, so that distances are those of cosines.
 
     Attributes
     ----------
     scale, origin : ndarray or Tensor of shape (n_units,) or ()
-        From `frame_of`.
+        From `directions_of`.
     """
 
     scale: Any
@@ -60,11 +60,11 @@ def choose_divisors(scaling):
     return np.where(varies, scaling["scale_"], np.inf)
 
 
-def frame_of(scaling, divisors):
-    """Return the frame of standardized features; of units that are taken as they are, without scaling."""
+def directions_of(scaling, divisors):
+    """Return the directions of standardized features; of units that are taken as they are, without scaling."""
     if scaling["mean_"] is None:
-        return Frame(np.ones(()), np.zeros(()))
-    return Frame(scaling["scale_"] / divisors, scaling["mean_"] / divisors)
+        return Directions(np.ones(()), np.zeros(()))
+    return Directions(scaling["scale_"] / divisors, scaling["mean_"] / divisors)
 
 
 class Projection:
@@ -74,21 +74,21 @@ class Projection:
     ----------
     weight, bias : Tensor of shape (n_units, M * D), (M * D,)
         P and b, from `learn_projection`.
-    frame : Frame of Tensor
+    directions : Directions of Tensor
         In which units are compared.
     backbone : Module or None
         What computes the units of a sample; without, they are the sample.
     """
 
-    def __init__(self, weight, bias, frame, backbone=None):
-        self.weight, self.bias, self.frame = weight, bias, frame
+    def __init__(self, weight, bias, directions, backbone=None):
+        self.weight, self.bias, self.directions = weight, bias, directions
         self.backbone = backbone
 
     @torch.no_grad()
     def __call__(self, x):
         """Return the target (B, M * D) of a batch."""
         units = x if self.backbone is None else units_of(self.backbone, x, len(self.weight))
-        return torch.addmm(self.bias, self.frame(units), self.weight)
+        return torch.addmm(self.bias, self.directions(units), self.weight)
 
 
 def learn_projection(blocks, M, D, generator):

@@ -15,11 +15,11 @@ from skdpq._learning.fast_step import FastStep, Plan, has_fused_adamw
 from skdpq._learning.fast_step.threads import Faster
 from skdpq._learning.losses import TERMS
 from skdpq._learning.network import DPQNetwork
-from skdpq._learning.projection import Frame, Projection
+from skdpq._learning.projection import Directions, Projection
 from skdpq._learning.step import AutogradStep, Objective, make_step
 
 N, C = 23, 3
-PLAIN = Frame(torch.ones(()), torch.zeros(()))
+PLAIN = Directions(torch.ones(()), torch.zeros(()))
 ONE_EACH = Objective(dict.fromkeys(TERMS, 1.0))
 TWO_THREADS = Plan(split_products=0, n_trials=0)
 
@@ -62,7 +62,7 @@ def random_projection(network, n_units):
         torch.randn(shape, dtype=torch.float64, generator=generator)
         for shape in ((n_units, M * D), (M * D,), (n_units,), (n_units,))
     )
-    return Projection(weight, bias, Frame(scale, origin))
+    return Projection(weight, bias, Directions(scale, origin))
 
 
 @pytest.mark.parametrize("split_products", [0, 2**62])

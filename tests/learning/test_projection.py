@@ -14,7 +14,7 @@ from sklearn.frozen import FrozenEstimator
 from sklearn.preprocessing import normalize
 
 from skdpq import DPQClassifier, DPQNeighbors, DPQTransformer
-from skdpq._learning.projection import Frame, Projection, learn_projection
+from skdpq._learning.projection import Directions, Projection, learn_projection
 
 SMALL = {"M": 2, "K": 8, "D": 3, "hidden_layer_sizes": (16,), "random_state": 0, "max_iter": 3}
 
@@ -198,8 +198,8 @@ def test_units_of_a_backbone_are_preserved_as_they_were_before_training(split):
 
 def test_the_target_has_no_gradient():
     backbone = torch.nn.Linear(4, 3)
-    frame = Frame(torch.ones(()), torch.zeros(()))
-    target = Projection(torch.ones(3, 2), torch.zeros(2), frame, backbone)(torch.ones(5, 4))
+    directions = Directions(torch.ones(()), torch.zeros(()))
+    target = Projection(torch.ones(3, 2), torch.zeros(2), directions, backbone)(torch.ones(5, 4))
     assert not target.requires_grad
 
 

@@ -10,7 +10,7 @@ from skdpq._learning import losses
 from skdpq._learning.fast_step import FastStep
 from skdpq._learning.losses import TERMS
 from skdpq._learning.network import DPQNetwork
-from skdpq._learning.projection import Frame, Projection
+from skdpq._learning.projection import Directions, Projection
 from skdpq._learning.step import AutogradStep, Objective
 
 B, N_UNITS, C = 9, 12, 3
@@ -31,7 +31,7 @@ def make_problem(**params):
 
 def make_projection():
     weight = torch.randn(N_UNITS + 1, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
-    return Projection(weight[:-1], weight[-1], Frame(weight[:-1, 1], weight[:-1, 0]))
+    return Projection(weight[:-1], weight[-1], Directions(weight[:-1, 1], weight[:-1, 0]))
 
 
 def step_once(step_class, network, x, y, weight):
