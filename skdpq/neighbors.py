@@ -939,7 +939,7 @@ DPQNeighbors.fit_transform = changes(DPQNeighbors.fit_transform)  # type: ignore
 
 def _trained_codebooks(quantizer):
     """Return what a quantizer's codes index: its codebooks as trained, or those that one of a user's own has."""
-    return quantizer._codebooks() if hasattr(quantizer, "_codebooks") else quantizer.codebooks_
+    return quantizer._codebooks() if hasattr(quantizer, "_codebooks") else as_array(quantizer.codebooks_)
 
 
 def _check_mode(mode):
