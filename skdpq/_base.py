@@ -23,6 +23,7 @@ from sklearn.utils.validation import check_consistent_length, check_is_fitted, c
 
 from ._arrays import as_array
 from ._atomic import changes, reads
+from ._classes import class_indices, comparable
 from ._codes import code_dtype
 from ._device import check_device
 from ._learning import auto
@@ -40,6 +41,7 @@ from ._learning.samples import (
     classes_to_come,
     fits_in_memory,
     hold_out,
+    relative,
     validates,
     weigh,
     weigh_classes,
@@ -246,7 +248,7 @@ class BaseDPQ(CallbackSupportMixin, QuantizerMixin, BaseEstimator):
         if held_out is not None:
             held_out = self._with_units(held_out, backbone, network).tensors(*self._placement(network))
 
-        n_epochs = auto.n_epochs(batches.n_batches, self._has_base()) if self.max_iter == "auto" else self.max_iter
+        n_epochs = auto.n_epochs(batches.n_batches, self._has_base()) if self.max_iter == "auto" else int(self.max_iter)
         seeded = self._seeded(generator, network)
         step = self._step(network, batches, generator, projection, distills=self._has_base())
         with callbacks.begin(n_epochs), seeded, surely(step.stop), step:
@@ -254,7 +256,7 @@ class BaseDPQ(CallbackSupportMixin, QuantizerMixin, BaseEstimator):
                 learning_rate=self.learning_rate,
                 max_iter=n_epochs,
                 tol=self.tol,
-                n_iter_no_change=self.n_iter_no_change,
+                n_iter_no_change=int(self.n_iter_no_change),
                 verbose=bool(self.verbose),
                 warn=self.max_iter != "auto",
             )
@@ -324,6 +326,11 @@ class BaseDPQ(CallbackSupportMixin, QuantizerMixin, BaseEstimator):
             check_labels(y, self.classes_, "y")
             class_weight = compute_class_weight(self.class_weight, classes=self.classes_, y=self.classes_)
         samples = weigh(X, y, sample_weight, self.classes_, class_weight)
+        learns = samples.weight.any()  # not where all classes of these samples have weight zero
+        if not learns:
+            if resume:
+                return self
+            samples = weigh(X, None, sample_weight, None, None)
         self._learn_scaling(samples, resume)
         generator.manual_seed(generator.initial_seed() + (self.n_iter_ if resume else 0))
         network = self._start_network(samples.X, generator, resume, torch.float32)
@@ -334,8 +341,9 @@ class BaseDPQ(CallbackSupportMixin, QuantizerMixin, BaseEstimator):
 
         with self._seeded(generator, network), surely(step.stop), step:
             learner = Learner(network, batches, step, self._loss_weights(network), self.augment, generator)
-            terms = train_one_pass(learner, self.learning_rate)
-        self._store(network, {name: [value] for name, value in terms.items()}, resume, optimizer_state=step.state)
+            terms = train_one_pass(learner, self.learning_rate) if learns else {"loss": None}
+        curve = {name: [value] if learns else [] for name, value in terms.items()}
+        self._store(network, curve, resume, optimizer_state=step.state)
         return self
 
     @reads
@@ -473,7 +481,7 @@ class BaseDPQ(CallbackSupportMixin, QuantizerMixin, BaseEstimator):
     def _hold_out(self, samples, X_val, y_val, sample_weight_val, random_state):
         """Return samples to validate on, given or held out, and those to train on."""
         if X_val is None:
-            return hold_out(samples, self.validation_fraction, random_state)
+            return hold_out(samples, self.classes_, self.validation_fraction, random_state)
         X_val = self._check_queries(X_val)
         if X_val.shape[1:] != self.input_shape_:
             raise ValueError(f"Expected X_val with samples of shape {self.input_shape_}, got {X_val.shape[1:]}.")
@@ -481,11 +489,11 @@ class BaseDPQ(CallbackSupportMixin, QuantizerMixin, BaseEstimator):
         check_labels(y_val, self.classes_, "y_val")
         check_consistent_length(X_val, y_val)
         weight = check_weights(sample_weight_val, X_val)
-        return Samples(X_val, np.searchsorted(self.classes_, y_val), weight, weight), samples
+        return Samples(X_val, class_indices(self.classes_, y_val), weight, relative(weight)), samples
 
     def _check_same(self, X, classes):
         """Raise ValueError unless a warm start can go on from what is fitted."""
-        if not np.array_equal(classes, self.classes_):
+        if not np.array_equal(*comparable(classes, self.classes_)):
             raise ValueError(
                 f"warm_start can only go on with the same classes: expected {self.classes_}, got {classes}."
             )
@@ -621,8 +629,11 @@ class BaseDPQ(CallbackSupportMixin, QuantizerMixin, BaseEstimator):
         directions = directions_of(scaling, self.projection_scale_)
         if first:
             M, _, D = network.codebooks.shape
-            blocks = inputs._replace(backbone=backbone).blocks(samples, dtype, device)
-            blocks = ((directions(units), weight) for units, weight in blocks)
+            blocks_of_units = partial(inputs._replace(backbone=backbone).blocks, samples, dtype, device)
+
+            def blocks():
+                return ((directions(units), weight) for units, weight in blocks_of_units())
+
             self.projection_, self.projection_bias_ = learn_projection(blocks, M, D, generator)
         arrays = self.projection_, self.projection_bias_, *directions
         weight, bias, *directions = (torch.from_numpy(a).to(dtype).to(device) for a in arrays)
@@ -639,7 +650,9 @@ class BaseDPQ(CallbackSupportMixin, QuantizerMixin, BaseEstimator):
         return weights | {name: share * weights[name] for name in SUPERVISED} | {"preservation": 1 - share}
 
     def _batch_size(self, n_samples):
-        return auto.batch_size(n_samples, self.max_iter) if self.batch_size == "auto" else self.batch_size
+        if self.batch_size != "auto":
+            return int(self.batch_size)
+        return auto.batch_size(n_samples, self.max_iter if self.max_iter == "auto" else int(self.max_iter))
 
     def _dropout(self, n_samples):
         if self.dropout != "auto":

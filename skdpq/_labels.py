@@ -4,6 +4,7 @@ import numpy as np
 from sklearn.utils import check_array, column_or_1d
 
 from ._arrays import as_array
+from ._classes import class_indices, narrow, union
 
 
 def append_labels(classes, labels, y, n_new):
@@ -13,7 +14,7 @@ def append_labels(classes, labels, y, n_new):
     ----------
     classes : ndarray of shape (n_classes,) or None
         Distinct labels, ascending; None where no item has one.
-    labels : ndarray of shape (n,), int64
+    labels : ndarray of shape (n,), of integers
         Indices into them, -1 for an item without a label.
     y : array-like of shape (n_new,) or None
         Labels of the new items; None if they have none.
@@ -23,7 +24,7 @@ def append_labels(classes, labels, y, n_new):
     Returns
     -------
     classes, labels : ndarray of shape (n_classes,), (n + n_new,)
-        Of all items; what was given stays as it is.
+        Of all items, in the smallest integer type that holds the indices; what was given stays as it is.
 
     Raises
     ------
@@ -31,7 +32,7 @@ def append_labels(classes, labels, y, n_new):
         If y is no vector of n_new labels, has missing values, or has numbers where the classes are strings.
     """
     if y is None:
-        return classes, np.concatenate((labels, np.full(n_new, -1)))
+        return classes, np.concatenate((labels, np.full(n_new, -1, dtype=labels.dtype)))
     y = column_or_1d(as_array(y), warn=True)
     y = check_array(y, ensure_2d=False, dtype=None, ensure_min_samples=0, input_name="y")
     if len(y) != n_new:
@@ -41,10 +42,10 @@ def append_labels(classes, labels, y, n_new):
     elif _is_text(y) != _is_text(classes):
         raise ValueError(f"Expected labels of the kind of {classes.dtype}, as in the database, got {y.dtype}.")
     else:
-        merged = np.union1d(classes, y)
+        merged = union(classes, y)
         if len(merged) > len(classes):
-            labels = np.where(labels < 0, -1, np.searchsorted(merged, classes)[labels])
-    return merged, np.concatenate((labels, np.searchsorted(merged, y)))
+            labels = np.where(labels < 0, -1, class_indices(merged, classes)[labels])
+    return merged, narrow(np.concatenate((labels, class_indices(merged, y))), len(merged))
 
 
 def positions(known, ids):

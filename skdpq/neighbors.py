@@ -1,5 +1,6 @@
 """DPQNeighbors: neighbour search over codes, with the face of scikit-learn's NearestNeighbors."""
 
+import math
 from collections.abc import Iterator
 from contextlib import nullcontext
 from numbers import Integral, Real
@@ -32,7 +33,8 @@ from .metrics import score_neighbors
 from .product_quantizer import ProductQuantizer
 
 _CLASSIFIES = ("lutc_", "class_bias_", "predict_proba_soft")  # what a quantizer has that classifies codes
-_BLOCK_SAMPLES = 2**14  # represented at a time, and encoded at a time where callbacks want to know
+_BLOCK_SAMPLES = 2**14  # at most, represented at a time, and encoded at a time where callbacks want to know
+_BLOCK_VALUES = 2**24  # of X at a time: 128 MB in float64
 
 
 class DPQNeighbors(
@@ -90,7 +92,7 @@ class DPQNeighbors(
         Their ids, 0, 1, ... in the order of the data unless given.
     classes_ : ndarray of shape (n_classes,)
         Labels in the database, if `fit` was given any.
-    labels_ : ndarray of shape (n_samples_fit_,), int64
+    labels_ : ndarray of shape (n_samples_fit_,), of the smallest integer type that will do
         Label of each item as an index into `classes_`, -1 for an item added without one; if `fit` was given any.
     n_samples_fit_ : int
         Number of items in the database.
@@ -216,7 +218,7 @@ class DPQNeighbors(
         self._index_of(CodeIndex(quantizer.codebooks_), quantizer)  # raises where it does not classify
         # No callback, no blocks: the quantizer encodes X as it likes to.
         told = hasattr(self, "_skl_callbacks") and not issparse(X)
-        blocks = list(gen_batches(_num_samples(X), _BLOCK_SAMPLES)) if told else []
+        blocks = list(gen_batches(_num_samples(X), _block_samples(X))) if told else []
         blocks = blocks if len(blocks) > 1 else []
         encoding = fit_task(context, "encode", max_subtasks=len(blocks), **data)
         with printed_stage("Encoding", self.verbose), encoding as task:
@@ -490,8 +492,9 @@ class DPQNeighbors(
         M, K, _ = self._fitted_index().codebooks.shape
         codes = check_codes(codes, M, K)
         k = self._check_n_neighbors(n_neighbors, len(codes))
-        distances, neigh_ind = self._index().kneighbors(codes, k, symmetric=True, **self._how())
-        distances = self._distances(distances)
+        index = self._index()
+        distances, neigh_ind = index.kneighbors(codes, k, symmetric=True, **self._how())
+        distances = self._distances(distances, index)
         return (distances, neigh_ind) if return_distance else neigh_ind
 
     @overload
@@ -538,6 +541,9 @@ class DPQNeighbors(
         ------
         NotFittedError
             If the estimator is not fitted.
+        MemoryError
+            If what is within the radius will not fit into memory; a look at a few queries tells, and the message how
+            much it would take.
         ValueError
             If X does not match the data that it was fitted on, or with ``sort_results=True`` and
             ``return_distance=False``, as in scikit-learn.
@@ -646,7 +652,7 @@ class DPQNeighbors(
         """
         check_is_fitted(self)
         mode = self._valid("mode")
-        return self.kneighbors_graph(X, self._valid("n_neighbors") + (mode == "distance"), mode=mode)
+        return self.kneighbors_graph(X, int(self._valid("n_neighbors")) + (mode == "distance"), mode=mode)
 
     @reads
     def score(self, X: ArrayLike, y: ArrayLike) -> float:
@@ -834,11 +840,11 @@ class DPQNeighbors(
         """Represent queries block by block: by codes for a symmetric search, else by soft, or what soft classifies."""
         asymmetric = "predict_proba_soft" if self.metric == "relevance" else "soft"
         method = "encode" if self._symmetric() else asymmetric
-        n_queries = _num_samples(X)
-        if n_queries <= _BLOCK_SAMPLES:
+        n_queries, n_block = _num_samples(X), _block_samples(X)
+        if n_queries <= n_block:
             yield represent(self.quantizer_, method, X, self)  # which refuses an X without samples
         else:
-            for block in gen_batches(n_queries, _BLOCK_SAMPLES):
+            for block in gen_batches(n_queries, n_block):
                 yield represent(self.quantizer_, method, _safe_indexing(X, block), self)
 
     def _index(self):
@@ -860,7 +866,7 @@ class DPQNeighbors(
         """Return the quantizer as it is now; raise ValueError if it no longer is the one that the codes are of."""
         quantizer = snapshot(self.quantizer_)
         trained, expected = _trained_codebooks(quantizer), self.index_.codebooks
-        if trained is not expected and not np.array_equal(np.asarray(trained, np.float32), expected):
+        if trained is not expected and not np.array_equal(np.asarray(as_array(trained), expected.dtype), expected):
             raise ValueError(
                 "Expected the quantizer that the codes of the database are of, got one with other codebooks: it was "
                 f"fitted again. Fit this {type(self).__name__} again, or give it a copy of the quantizer."
@@ -875,9 +881,13 @@ class DPQNeighbors(
         """What classifies the codes where they are searched by relevance, else None; `score_neighbors` ranks by it."""
         return self._index().classifier
 
-    def _distances(self, found):
-        """Return distances as users see them: Euclidean ones are found squared."""
-        return found.astype(np.float64) if self.metric == "relevance" else np.sqrt(found, dtype=np.float64)
+    @staticmethod
+    def _distances(found, index):
+        """Return distances as users see them: an index finds Euclidean ones squared, in a unit of its own."""
+        if index.classifier:
+            return found.astype(np.float64)
+        distances = np.sqrt(found, dtype=np.float64)
+        return np.ldexp(distances, index.frame.exponent) if index.frame.exponent else distances
 
     def _how(self):
         """Return what decides how fast the index searches."""
@@ -893,7 +903,7 @@ class DPQNeighbors(
             k = self._check_n_neighbors(n_neighbors, _num_samples(X))
             found = [index.kneighbors(block, k, symmetric=symmetric, **how) for block in self._blocks(X)]
             distances, ids = map(np.concatenate, zip(*found, strict=True))
-        return self._distances(distances), ids
+        return self._distances(distances, index), ids
 
     def _check_n_neighbors(self, n_neighbors, n_queries, excluding=False):
         """Raise what scikit-learn's NearestNeighbors raises, word for word."""
@@ -913,15 +923,19 @@ class DPQNeighbors(
         radius = self._valid("radius") if radius is None else radius
         if not isinstance(radius, Real) or np.isnan(radius):
             raise ValueError(f"Expected radius as a real number, got {radius!r}.")
-        limit = (_largest_float32 if self.metric == "relevance" else _largest_square)(float(radius))
         index, symmetric, how = self._index(), self._symmetric(), self._how()
+        if index.classifier:
+            limit = _largest_float32(float(radius))
+        else:
+            limit = _largest_square(float(np.ldexp(float(radius), -index.frame.exponent)))
         if X is None:
             counts, distances, ids = index.all_radius_neighbors(limit, **how)
         else:
             self._check_samples(X)
-            found = [index.radius_neighbors(block, limit, symmetric=symmetric, **how) for block in self._blocks(X)]
+            how |= {"symmetric": symmetric, "n_queries": _num_samples(X)}
+            found = [index.radius_neighbors(block, limit, **how) for block in self._blocks(X)]
             counts, distances, ids = map(np.concatenate, zip(*found, strict=True))
-        return self._distances(distances), ids, np.concatenate(([0], np.cumsum(counts)))
+        return self._distances(distances, index), ids, np.concatenate(([0], np.cumsum(counts)))
 
     def _graph(self, mode, distances, ids, indptr):
         data = distances if mode == "distance" else np.ones(len(ids))
@@ -940,6 +954,12 @@ DPQNeighbors.fit_transform = changes(DPQNeighbors.fit_transform)  # type: ignore
 def _trained_codebooks(quantizer):
     """Return what a quantizer's codes index: its codebooks as trained, or those that one of a user's own has."""
     return quantizer._codebooks() if hasattr(quantizer, "_codebooks") else as_array(quantizer.codebooks_)
+
+
+def _block_samples(X):
+    """Return how many samples of X to represent at a time: few where they are wide."""
+    shape = getattr(X, "shape", ())
+    return max(1, min(_BLOCK_SAMPLES, _BLOCK_VALUES // max(1, math.prod(shape[1:]))))
 
 
 def _check_mode(mode):

@@ -21,11 +21,13 @@ from threadpoolctl import threadpool_info
 from ._arrays import as_array
 from ._atomic import changes, reads
 from ._codes import code_dtype
+from ._frame import Frame, frame_of_range
 from ._quantizer import QuantizerMixin, compression_ratio
 from ._threads import one_blas_thread, run
 from ._typing import Codes, typed
 
 _BLOCK_VALUES = 2**22  # values of a block: 32 MB in float64
+_PARTS_BYTES = 2**28  # of the sub-vectors of all parts that are learned side by side: 256 MB, or those of one
 _ROTATION_SAMPLES = 2**16  # samples that learn the rotation, as in faiss; but at least 256 a codeword
 _TOL = 1e-4  # of k-means, as scikit-learn has it; and relative decrease of the error at which the alternation ends
 _FLOOR = 1e-10  # smallest variance, relative to the largest, that balances parts
@@ -64,7 +66,14 @@ class ProductQuantizer(CallbackSupportMixin, QuantizerMixin, BaseEstimator):
     Attributes
     ----------
     codebooks_ : ndarray of shape (M, K, D), float32
-        The codewords; D is ``ceil(n_features / M)``.
+        The codewords; D is ``ceil(n_features / M)``. In float64, as soft and hard then are, where `origin_` is not None
+        or `exponent_` not zero.
+    origin_ : ndarray of shape (n_features,), float64, or None
+        What is subtracted from features, in float64, before they are rounded to float32: not zero for those so far
+        from zero, in units of their spread, that float32 would hardly tell their values apart. None where there are
+        no such features.
+    exponent_ : int
+        By two to the power of this, features are divided before they are rounded; zero unless all are below 1e-30.
     rotation_ : ndarray of shape (n_features, n_features), float64, or None
         Orthonormal; ``X @ rotation_`` is what is split into parts. None, for the identity, without a rotation.
     compression_ratio_ : float
@@ -164,7 +173,8 @@ class ProductQuantizer(CallbackSupportMixin, QuantizerMixin, BaseEstimator):
         Parameters
         ----------
         X : array-like of shape (n_samples, n_features)
-            Samples. Converted to float32 a block at a time, a part at a time.
+            Samples. Converted to float32 a block at a time, a part at a time; of more than 256 MB, fewer parts are
+            learned side by side.
         y : Ignored
             Not used, present for API consistency by convention.
 
@@ -185,28 +195,32 @@ class ProductQuantizer(CallbackSupportMixin, QuantizerMixin, BaseEstimator):
         X = validate_data(self, as_array(X), dtype="numeric")
         context = self._init_callback_context().call_on_fit_task_begin(estimator=self, X=X)
         random_state = check_random_state(self.random_state)
-        parts, D = _split(X.shape[1], self.M), -(-X.shape[1] // self.M)
-        seeds = random_state.randint(np.iinfo(np.int32).max, size=self.M)
-        rotation, inits = None, ["k-means++"] * self.M
+        M, K, max_iter = int(self.M), int(self.K), int(self.max_iter)
+        parts, D = _split(X.shape[1], M), -(-X.shape[1] // M)
+        seeds = random_state.randint(np.iinfo(np.int32).max, size=M)
+        frame = _frame_of(X)
+        rotation, inits = None, ["k-means++"] * M
         # One thread a part: k-means that shares a part among threads adds up in an order, and so to codebooks, that
         # depends on their number.
-        n_threads = min(self.M, _n_threads())
+        n_threads = max(1, min(M, _n_threads(), _PARTS_BYTES // (4 * len(X) * D)))
         with one_blas_thread():
             if self.rotation == "opq":
-                n_train = min(len(X), max(_ROTATION_SAMPLES, 256 * self.K))
+                n_train = min(len(X), max(_ROTATION_SAMPLES, 256 * K))
                 train = np.sort(sample_without_replacement(len(X), n_train, random_state=random_state))
-                rotation, inits = _learn_rotation(X, train, parts, D, self.K, self.max_iter_rotation, seeds, n_threads)
+                n_iter = int(self.max_iter_rotation)
+                rotation, inits = _learn_rotation(X, frame, train, parts, D, K, n_iter, seeds, n_threads)
             fitted = run(
-                lambda task: _fit_part(X, rotation, D, self.K, self.max_iter, *task),
+                lambda task: _fit_part(X, frame, rotation, D, K, max_iter, *task),
                 zip(parts, inits, seeds, strict=True),
                 n_threads,
             )
         codebooks, n_codewords, n_iter = zip(*fitted, strict=True)
-        self.codebooks_ = np.stack(codebooks)
-        self.n_codewords_ = np.array(n_codewords)
         self.rotation_ = rotation
+        self.origin_, self.exponent_ = frame
+        self.codebooks_ = _by_rows(self._frame(M, D).restore, np.stack(codebooks))
+        self.n_codewords_ = np.array(n_codewords)
         self.n_iter_ = max(n_iter)
-        self.compression_ratio_ = compression_ratio(X.shape[1], self.M, self.K)
+        self.compression_ratio_ = compression_ratio(X.shape[1], M, K)
         context.call_on_fit_task_end(estimator=self, X=X)
         return self
 
@@ -222,7 +236,7 @@ class ProductQuantizer(CallbackSupportMixin, QuantizerMixin, BaseEstimator):
         Returns
         -------
         soft : ndarray of shape (n_samples, M * D), float32
-            Sub-vector m in columns ``m * D`` to ``(m + 1) * D``.
+            Sub-vector m in columns ``m * D`` to ``(m + 1) * D``. Of the type of `codebooks_`.
 
         Raises
         ------
@@ -234,9 +248,10 @@ class ProductQuantizer(CallbackSupportMixin, QuantizerMixin, BaseEstimator):
         check_is_fitted(self)
         X = validate_data(self, as_array(X), dtype="numeric", reset=False)
         M, _, D = self.codebooks_.shape
-        soft = np.empty((len(X), M * D), dtype=np.float32)
+        frame = self._frame(M, D)
+        soft = np.empty((len(X), M * D), dtype=self.codebooks_.dtype)
         for rows in gen_batches(len(X), _block_size(M * D)):
-            soft[rows] = self._soft_block(X[rows])
+            soft[rows] = frame.restore(self._soft_block(X[rows]))
         return soft
 
     @reads
@@ -263,13 +278,14 @@ class ProductQuantizer(CallbackSupportMixin, QuantizerMixin, BaseEstimator):
         check_is_fitted(self)
         X = validate_data(self, as_array(X), dtype="numeric", reset=False)
         M, K, D = self.codebooks_.shape
-        norms = np.square(self.codebooks_, dtype=np.float64).sum(axis=2)
+        codebooks = _by_rows(self._frame(M, D).place, self.codebooks_)
+        norms = np.square(codebooks, dtype=np.float64).sum(axis=2)
         codes = np.empty((len(X), M), dtype=code_dtype(K))
         for rows in gen_batches(len(X), _block_size(M * D, K)):
             soft = self._soft_block(X[rows]).reshape(-1, M, D)
             for m, n_codewords in enumerate(self.n_codewords_):
                 # In float64 the expanded distance is more precise than float32 sub-vectors are.
-                codebook = self.codebooks_[m, :n_codewords].astype(np.float64)
+                codebook = codebooks[m, :n_codewords].astype(np.float64)
                 distances = soft[:, m].astype(np.float64) @ codebook.T
                 distances *= -2
                 distances += norms[m, :n_codewords]
@@ -277,12 +293,17 @@ class ProductQuantizer(CallbackSupportMixin, QuantizerMixin, BaseEstimator):
         return codes
 
     def _soft_block(self, X):
+        """Return soft in its frame, float32."""
         M, _, D = self.codebooks_.shape
-        soft = np.zeros((len(X), M, D), dtype=np.float32)
-        projected = _project(X, self.rotation_)
-        for m, part in enumerate(_split(X.shape[1], M)):
-            soft[:, m, : part.stop - part.start] = projected[:, part]
-        return soft.reshape(len(X), M * D)
+        return _pad(_project(X, Frame(self.origin_, self.exponent_), self.rotation_), M, D)
+
+    def _frame(self, M, D):
+        """Return the frame of soft, and of codewords side by side."""
+        origin = self.origin_
+        if origin is not None:
+            origin = origin if self.rotation_ is None else origin @ self.rotation_
+            origin = _pad(origin[None], M, D)[0]
+        return Frame(origin, self.exponent_)
 
 
 def _split(n_features, M):
@@ -292,13 +313,40 @@ def _split(n_features, M):
     return [slice(*pair) for pair in pairwise(stops)]
 
 
+def _pad(vectors, M, D):
+    """Return vectors (n, n_features) as M parts of width D, the shorter ones with a zero at the end: (n, M * D)."""
+    padded = np.zeros((len(vectors), M, D), dtype=vectors.dtype)
+    for m, part in enumerate(_split(vectors.shape[1], M)):
+        padded[:, m, : part.stop - part.start] = vectors[:, part]
+    return padded.reshape(len(vectors), M * D)
+
+
+def _by_rows(function, codebooks):
+    """Return what a function of rows (K, M * D) makes of codebooks (M, K, D)."""
+    M, K, D = codebooks.shape
+    rows = function(codebooks.transpose(1, 0, 2).reshape(K, M * D))
+    return np.ascontiguousarray(rows.reshape(K, M, D).transpose(1, 0, 2))
+
+
+def _frame_of(X):
+    """Return the frame in which to round samples to float32."""
+    if np.can_cast(X.dtype, np.float32):
+        return Frame()
+    least, most = np.full(X.shape[1], np.inf), np.full(X.shape[1], -np.inf)
+    for rows in gen_batches(len(X), _block_size(X.shape[1])):
+        np.minimum(least, X[rows].min(axis=0), out=least)
+        np.maximum(most, X[rows].max(axis=0), out=most)
+    return frame_of_range(least, most)
+
+
 def _block_size(*widths):
     """Return how many rows of these widths to process at a time."""
     return max(1, _BLOCK_VALUES // max(widths))
 
 
-def _project(X, rotation=None):
-    """Return X, multiplied by the rotation (in float64) where there is one, in float32."""
+def _project(X, frame, rotation=None):
+    """Return X in a frame, multiplied by the rotation (in float64) where there is one, in float32."""
+    X = frame.place(X)
     with np.errstate(over="ignore", invalid="ignore"):
         projected = (X if rotation is None else X.astype(np.float64) @ rotation).astype(np.float32)
     if not np.isfinite(projected).all():
@@ -314,11 +362,14 @@ def _n_threads():
     return max((library["num_threads"] for library in threadpool_info() if library["user_api"] == "openmp"), default=1)
 
 
-def _fit_part(X, rotation, D, K, max_iter, part, init, seed):
+def _fit_part(X, frame, rotation, D, K, max_iter, part, init, seed):
     """Return the codebook (K, D) of a part, its number of distinct codewords, and the number of iterations."""
     points = np.zeros((len(X), D), dtype=np.float32)
     for rows in gen_batches(len(X), _block_size(X.shape[1])):
-        block = _project(X[rows, part]) if rotation is None else _project(X[rows], rotation[:, part])
+        if rotation is None:
+            block = _project(X[rows, part], frame.part(part))
+        else:
+            block = _project(X[rows], frame, rotation[:, part])
         points[rows, : block.shape[1]] = block
     codebook, _, n_iter = _k_means(points, K, max_iter, init, seed)
     distinct = np.unique(codebook, axis=0)
@@ -351,11 +402,11 @@ def _exponent(X):
     return np.frexp(max(X.max(), -X.min()))[1]
 
 
-def _learn_rotation(X, train, parts, D, K, max_iter, seeds, n_threads):
+def _learn_rotation(X, frame, train, parts, D, K, max_iter, seeds, n_threads):
     """Return a rotation, and codebooks for it, by the alternation of Ge et al. (their non-parametric solution)."""
     sample = np.empty((len(train), X.shape[1]), dtype=np.float32)
     for rows in gen_batches(len(train), _block_size(X.shape[1])):
-        sample[rows] = _project(X[train[rows]])
+        sample[rows] = _project(X[train[rows]], frame)
     exponent = _exponent(sample)
     sample = np.ldexp(sample, -exponent)
     mean = sample.mean(axis=0, dtype=np.float64)

@@ -10,9 +10,13 @@ from skdpq import DPQClassifier, DPQNeighbors, DPQTransformer, ProductQuantizer
 ESTIMATORS = [DPQTransformer(), DPQClassifier(), ProductQuantizer(), DPQNeighbors()]
 LESS_SUPERVISED = [DPQTransformer(supervision=0.5), DPQTransformer(supervision=0)]
 QUANTIZERS = ESTIMATORS[:3]
+# The defaults have more dimensions than the data of the checks have features. Of these, the first have fewer than
+# features and more than samples, the second fewer than either.
+NARROW = {"M": 2, "K": 4, "hidden_layer_sizes": (8,), "part_layer_sizes": (), "max_iter": 3, "batch_size": 256}
+NARROWER = [DPQTransformer(**NARROW, D=12, supervision=0.5), DPQTransformer(**NARROW, D=2, supervision=0)]
 
 
-@parametrize_with_checks(ESTIMATORS + LESS_SUPERVISED)
+@parametrize_with_checks(ESTIMATORS + LESS_SUPERVISED + NARROWER)
 def test_scikit_learn_suite(estimator, check):
     check(estimator)
 

@@ -98,8 +98,11 @@ def test_what_the_wings_share_imports_neither():
     for name in (
         "_arrays",
         "_atomic",
+        "_classes",
         "_codes",
         "_device",
+        "_frame",
+        "_labels",
         "_progress",
         "_quantizer",
         "_threads",

@@ -12,14 +12,13 @@ import torch
 from scipy.linalg import solve
 from scipy.optimize import minimize
 from scipy.sparse import csr_array
-from sklearn.utils import gen_batches
 from torch import nn
 
 from .._threads import limited_threads
 from . import auto
 from .batches import make_batches
 from .network import to_tensors
-from .samples import Samples
+from .samples import Samples, blocks_of
 from .training import Schedule
 
 _HIDDEN_UNITS, _BATCH_SAMPLES = 256, 256
@@ -155,7 +154,7 @@ def _train(network, samples, inputs, generator):
 
 def _blocks(samples, inputs):
     """Yield standardized samples, class indices and weights, a block at a time."""
-    for rows in gen_batches(len(samples.X), _BLOCK_SAMPLES):
+    for rows in blocks_of(samples.X, _BLOCK_SAMPLES):
         yield inputs.tensor(samples.X[rows], torch.float64).numpy(), samples.y[rows], samples.weight[rows]
 
 

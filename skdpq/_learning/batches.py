@@ -12,7 +12,7 @@ import torch
 from .samples import fits_in_memory
 
 _CHUNK_BYTES = 2**14  # of float32 that are read in one piece
-_MIXED_CHUNKS = 2**13  # in memory at a time, whose samples are shuffled together: 128 MB
+_MIXED_CHUNKS = 2**13  # in memory at a time, whose samples are shuffled together: 128 MB, so fewer where one is larger
 
 
 def make_batches(samples, batch_size, inputs, dtype, device):
@@ -37,8 +37,8 @@ def make_batches(samples, batch_size, inputs, dtype, device):
     n_values = inputs.n_values(samples.X)
     if fits_in_memory(n_values):
         return InMemory(*samples.tensors(inputs, dtype, device), batch_size)
-    n_units = n_values // len(samples.X)
-    return Streamed(samples.X, samples.y, samples.weight, n_units, batch_size, inputs.tensor, device)
+    n_read = max(n_values, samples.X.size) // len(samples.X)
+    return Streamed(samples.X, samples.y, samples.weight, n_read, batch_size, inputs.tensor, device)
 
 
 class InMemory:
@@ -82,8 +82,8 @@ class Streamed:
         Class indices.
     weight : ndarray of shape (n,)
         Sample weights; samples of weight zero are left out.
-    n_units : int
-        Values of a sample, once it is converted.
+    n_values : int
+        Values of a sample, as it is or converted, whichever has more.
     batch_size : int
         Samples a batch at most.
     convert : callable
@@ -92,10 +92,11 @@ class Streamed:
         Where the network is. What is shuffled together goes there in one piece, through pinned memory if it can.
     """
 
-    def __init__(self, X, y, weight, n_units, batch_size, convert, device):
+    def __init__(self, X, y, weight, n_values, batch_size, convert, device):
         self.X, self.y, self.weight = X, y, weight
         self.batch_size, self.convert, self.device = batch_size, convert, device
-        self.size = max(1, _CHUNK_BYTES // (4 * n_units))
+        self.size = max(1, _CHUNK_BYTES // (4 * n_values))
+        self.n_mixed = max(1, min(_MIXED_CHUNKS, _MIXED_CHUNKS * _CHUNK_BYTES // (4 * n_values * self.size)))
         starts = np.arange(0, len(X), self.size)
         self.starts = starts[np.add.reduceat(weight, starts) > 0]
         self.n = int(np.count_nonzero(weight))
@@ -107,8 +108,8 @@ class Streamed:
     def epoch(self, generator):
         """Yield the batches of an epoch: X, y and weight, and which rows of them."""
         starts = self.starts[torch.randperm(len(self.starts), generator=generator).numpy()]
-        for first in range(0, len(starts), _MIXED_CHUNKS):
-            chunks = [slice(start, start + self.size) for start in starts[first : first + _MIXED_CHUNKS]]
+        for first in range(0, len(starts), self.n_mixed):
+            chunks = [slice(start, start + self.size) for start in starts[first : first + self.n_mixed]]
             X = self.convert(np.concatenate([self.X[chunk] for chunk in chunks]))
             y = torch.from_numpy(np.concatenate([self.y[chunk] for chunk in chunks]))
             weight = torch.from_numpy(np.concatenate([self.weight[chunk] for chunk in chunks])).to(X.dtype)

@@ -15,6 +15,7 @@ from .network import Activations, layers, most_probable, split_parts
 _CPU_BLOCK_ENTRIES = 2**19  # logits (M, B, K) at a time in each thread: 2 MB of float32, a large L2 cache
 _DEVICE_BLOCK_ENTRIES = 2**24  # the same on an accelerator: 64 MB
 _CPU_BLOCK_ROWS, _DEVICE_BLOCK_ROWS = 2**11, 2**13  # at most; a backbone may need much memory for each
+_BLOCK_VALUES = 2**23  # of X at a time in each thread: 32 MB of float32
 _WORTH_THREADS_PRODUCTS = 2**26  # multiply-adds
 
 
@@ -42,7 +43,7 @@ def infer(parameters, X, to_tensor, result, backbone=None):
     M, K, _ = parameters["codebooks"].shape
     on_cpu = parameters["codebooks"].device.type == "cpu"
     n_entries, n_rows = (_CPU_BLOCK_ENTRIES, _CPU_BLOCK_ROWS) if on_cpu else (_DEVICE_BLOCK_ENTRIES, _DEVICE_BLOCK_ROWS)
-    size = max(1, min(n_rows, n_entries // (M * K)))
+    size = max(1, min(n_rows, n_entries // (M * K), _BLOCK_VALUES // max(1, math.prod(X.shape[1:]))))
     starts = iter(range(0, len(X), size))  # of the blocks that are left, for all threads
 
     def work():

@@ -10,12 +10,12 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from sklearn.preprocessing import StandardScaler
-from sklearn.utils import gen_batches
 
+from .samples import blocks_of, weight_exponent
 from .user_code import check_finite, units_of
 
-BACKBONE_SAMPLES = 1024  # that a backbone takes at a time outside training
-_BLOCK_SAMPLES = 8192  # converted at a time
+BACKBONE_SAMPLES = 1024  # at most, that a backbone takes at a time outside training
+_BLOCK_SAMPLES = 8192  # at most, converted at a time
 _SCALING = ("mean_", "var_", "scale_", "n_samples_seen_")
 
 
@@ -40,8 +40,7 @@ class Inputs(NamedTuple):
     def tensor(self, X, dtype=torch.float32):
         """Return samples, of any real dtype, as a tensor on the CPU that shares no memory with them."""
         tensor = torch.empty(X.shape if self.base is None else (len(X), self.base.n_classes), dtype=dtype)
-        for start in range(0, len(X), _BLOCK_SAMPLES):
-            rows = slice(start, start + _BLOCK_SAMPLES)
+        for rows in blocks_of(X, _BLOCK_SAMPLES):
             if self.base is None:
                 self._standardize(X[rows], tensor[rows])
             else:
@@ -77,7 +76,7 @@ class Inputs(NamedTuple):
             return X
         self.backbone.eval()
         with torch.inference_mode():
-            blocks = (self.tensor(X[rows]).to(device) for rows in gen_batches(len(X), BACKBONE_SAMPLES))
+            blocks = (self.tensor(X[rows]).to(device) for rows in blocks_of(X, BACKBONE_SAMPLES))
             units = [check_finite(units_of(self.backbone, block, n_units)) for block in blocks]
             return np.concatenate([block.cpu().numpy() for block in units])
 
@@ -98,7 +97,7 @@ class Inputs(NamedTuple):
         units, weight : ndarray of shape (n_block, n_units), (n_block,)
             A block.
         """
-        for rows in gen_batches(len(samples.X), BACKBONE_SAMPLES):
+        for rows in blocks_of(samples.X, BACKBONE_SAMPLES):
             X = samples.X[rows]
             units = self.tensor(X, dtype).numpy() if self.backbone is None else self.units(X, device)
             yield units, samples.weight[rows]
@@ -127,13 +126,39 @@ def learn_scaling(X, sample_weight, scaling=None):
         If a variance is not finite.
     """
     scaler = StandardScaler()
+    earlier = scaling or {"n_samples_seen_": 0}
+    # The scaler takes a sum of weights for a number of samples, by which it tells what is constant: a power of two
+    # brings the largest weight to about one, unless far more came before.
+    exponent = weight_exponent(max(sample_weight.max(), 2.0**-40 * np.max(earlier["n_samples_seen_"])))
     for name, value in (scaling or {}).items():
         setattr(scaler, name, copy.copy(value))  # the scaler changes it in place
-    for rows in gen_batches(len(X), _BLOCK_SAMPLES):
+    if exponent:
+        sample_weight = np.ldexp(sample_weight, -exponent)
+        if scaling:
+            scaler.n_samples_seen_ = np.ldexp(scaler.n_samples_seen_, -exponent)
+    least, most = np.full(X.shape[1], np.inf), np.full(X.shape[1], -np.inf)
+    for rows in blocks_of(X, _BLOCK_SAMPLES):
         scaler.partial_fit(X[rows], sample_weight=sample_weight[rows])
+        there = X[rows] if sample_weight[rows].all() else X[rows][sample_weight[rows] > 0]
+        if len(there):
+            np.minimum(least, there.min(axis=0), out=least)
+            np.maximum(most, there.max(axis=0), out=most)
     if not np.isfinite(scaler.scale_).all():
         raise ValueError("Expected X of finite variance, got values too large for it.")
-    return {name: getattr(scaler, name) for name in _SCALING}
+    learned = {name: getattr(scaler, name) for name in _SCALING}
+    if exponent:
+        learned["n_samples_seen_"] = np.ldexp(learned["n_samples_seen_"], exponent)
+    # The mean of a constant is off by its rounding, which of a large one is large.
+    constant = least == most
+    if scaling:
+        constant &= (scaling["var_"] == 0) & (scaling["mean_"] == least)
+    learned["mean_"] = np.where(constant, least, learned["mean_"])
+    learned["var_"] = np.where(constant, 0.0, learned["var_"])
+    # What the scaler takes for a constant that was rounded is not scaled, but may be rounded by more than one.
+    rounded = (learned["scale_"] == 1) & ~constant
+    learned["scale_"] = np.where(rounded, np.maximum(1.0, np.sqrt(learned["var_"])), learned["scale_"])
+    learned["scale_"][constant] = 1.0
+    return learned
 
 
 def no_scaling():

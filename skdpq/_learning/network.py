@@ -218,9 +218,9 @@ def make_architecture(n_units, n_classes, M, K, D, hidden_layer_sizes, part_laye
     return {
         "n_units": n_units,
         "n_classes": n_classes,
-        "M": M,
-        "K": K,
-        "D": D,
+        "M": int(M),
+        "K": int(K),
+        "D": None if D is None else int(D),
         "hidden_layer_sizes": check_layer_sizes(hidden_layer_sizes, "hidden_layer_sizes"),
         "part_layer_sizes": check_layer_sizes(part_layer_sizes, "part_layer_sizes"),
     }

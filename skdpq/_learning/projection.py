@@ -14,6 +14,11 @@ from torch import nn
 from .user_code import units_of
 
 _ONE_UNIT = 10.0  # times the median standard deviation, at most, that of any feature is
+_MAX_SQUARE = 2048  # features, or samples, whose matrix of covariances, or of products, is decomposed whole
+_MAX_PRODUCTS_VALUES = 2**25  # of all samples at a time: 256 MB
+_NO_VARIANCE = 2.0**-40  # of the largest variance; what has less is rounding
+_TIED = 1e-9  # variances that differ by less than this share of the largest are equal
+_OVERSAMPLED, _ITERATIONS = 10, 6  # of the randomized decomposition
 
 
 class Directions(NamedTuple):
@@ -100,10 +105,13 @@ def learn_projection(blocks, M, D, generator):
     normalizing the whole, which is what cosine distances do. On average the squared norm of a part is one, as that of
     the codewords is at first.
 
+    Where the components are fewer than all units, they are a space that the samples determine, whatever their order:
+    without components of no variance, and with all that tie for the last place.
+
     Parameters
     ----------
-    blocks : iterable of tuple of ndarray of shape (n, n_units) and (n,)
-        Units and weights of samples, a block at a time.
+    blocks : callable
+        Returns an iterable of units and weights of samples, ndarrays of shape (n, n_units) and (n,), a block at a time.
     M, D : int
         Number of parts, and width of a codeword.
     generator : torch.Generator
@@ -114,19 +122,90 @@ def learn_projection(blocks, M, D, generator):
     weight, bias : ndarray of shape (n_units, M * D), (M * D,), float64
         P has orthonormal rows or columns, but for its scale and the zeros; it projects the mean of the samples to zero.
     """
-    mean, covariance = _mean_and_covariance(blocks)
-    variances, axes = np.linalg.eigh(covariance)
-    width = min(D, _n_effective(variances))
-    axes = axes[:, -M * width :]
+    components = _components(blocks, M * D, generator)
+    mean, variances, axes = components.mean, components.variances, components.axes
+    width = min(D, components.n_effective)
+    if M * width < len(mean):
+        kept = variances > _NO_VARIANCE * variances[-1]
+        kept &= variances >= variances[-min(M * width, len(variances))] - _TIED * variances[-1]
+        kept[-1] = True  # where there is no variance at all
+        variances, axes = variances[kept], axes[:, kept]
     random = torch.randn(len(mean), M * width, dtype=torch.float64, generator=generator).numpy()
     # The orthonormal matrix that is nearest to the random one, whatever the signs and the order of the axes.
     left, _, right = np.linalg.svd(axes.T @ random, full_matrices=False)
+    rotation = left @ right
     projection = np.zeros((len(mean), M, D))
-    projection[:, :, :width] = (axes @ left @ right).reshape(len(mean), M, width)
+    projection[:, :, :width] = (axes @ rotation).reshape(len(mean), M, width)
     projection = projection.reshape(len(mean), M * D)
-    variance = (projection * (covariance @ projection)).sum() / M
-    projection /= np.sqrt(variance) if variance > 0 else 1.0
+    variance = variances.clip(0) @ np.square(rotation).sum(axis=1) / M
+    projection /= np.sqrt(variance) if variance > _NO_VARIANCE * (mean @ mean) else 1.0
     return projection, -mean @ projection
+
+
+class _Components(NamedTuple):
+    """Principal components of samples.
+
+    Attributes
+    ----------
+    mean : ndarray of shape (n_units,)
+        The weighted mean.
+    variances : ndarray of shape (r,)
+        Weighted variances along the axes, ascending.
+    axes : ndarray of shape (n_units, r)
+        Orthonormal columns, those of the largest variances.
+    n_effective : int
+        In how many directions the samples vary in effect: all if variances are equal, one if one outweighs.
+    """
+
+    mean: np.ndarray
+    variances: np.ndarray
+    axes: np.ndarray
+    n_effective: int
+
+
+def _components(blocks, n_most, generator):
+    """Return the principal components: all where units or samples are few, else about `n_most`."""
+    n_units = next(iter(blocks()))[0].shape[1]
+    if n_units <= _MAX_SQUARE:
+        mean, covariance = _mean_and_covariance(blocks())
+        variances, axes = np.linalg.eigh(covariance)
+        return _Components(mean, variances, axes, _n_effective(variances))
+    n_samples, total, mean = 0, 0.0, 0.0
+    for block, weight in blocks():
+        n_samples, total = n_samples + len(block), total + weight.sum()
+        mean = mean + weight @ block.astype(np.float64, copy=False)
+    mean = mean / total
+
+    def centered():
+        """Yield samples less their mean, so scaled that the covariance is their product with themselves."""
+        for block, weight in blocks():
+            yield (block - mean) * np.sqrt(weight / total)[:, None]
+
+    if n_samples <= _MAX_SQUARE and n_samples * n_units <= _MAX_PRODUCTS_VALUES:
+        X = np.concatenate(list(centered()))
+        variances, left = np.linalg.eigh(X @ X.T)
+        there = variances > _NO_VARIANCE * variances[-1]
+        there[-1] = True
+        axes, _ = np.linalg.qr((X.T @ left[:, there])[:, ::-1])  # the largest first, so that each stays what it is
+        return _Components(mean, variances[there], axes[:, ::-1], _n_effective(variances))
+    return _randomized(mean, centered, min(n_units, n_samples, n_most + _OVERSAMPLED), n_samples, generator)
+
+
+def _randomized(mean, centered, n_axes, n_samples, generator):
+    """Return some first components, by iteration of a random subspace (Halko, Martinsson & Tropp, 2011)."""
+
+    def times_covariance(vectors):
+        return sum(X.T @ (X @ vectors) for X in centered())
+
+    axes = torch.randn(len(mean), n_axes, dtype=torch.float64, generator=generator).numpy()
+    for _ in range(_ITERATIONS):
+        axes, _ = np.linalg.qr(times_covariance(axes))
+    variances, rotation = np.linalg.eigh(axes.T @ times_covariance(axes))
+    # What the axes leave out is taken to be spread evenly.
+    rest = max(sum(np.square(X).sum() for X in centered()) - variances.sum(), 0.0)
+    n_rest = max(min(len(mean), n_samples - 1) - n_axes, 1)
+    every = np.concatenate((np.full(n_rest, rest / n_rest), variances))
+    return _Components(mean, variances, axes @ rotation, _n_effective(every))
 
 
 def _mean_and_covariance(blocks):

@@ -3,21 +3,42 @@
 `BaseDPQ` makes them of what `fit` is given. A sample of weight zero is not there.
 """
 
+import math
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from sklearn.model_selection import train_test_split
-from sklearn.utils import compute_class_weight
+from sklearn.utils import compute_class_weight, gen_batches
 from sklearn.utils.validation import _check_sample_weight, column_or_1d
+
+from .._classes import class_indices, comparable
 
 IN_MEMORY_BYTES = 2**28  # of float32 up to which all samples are converted at once: 256 MB
 NO_CLASSES = np.array([], dtype=np.int64)
+_BLOCK_BYTES = 2**25  # of float64 that are converted at a time: 32 MB
+_LEAST_WEIGHT = 2.0**-100  # of the largest; what has less is not there, as float32 has no such sums
 
 
 def fits_in_memory(n_values):
     """Tell whether so many values may be held at once, as float32."""
     return 4 * n_values <= IN_MEMORY_BYTES
+
+
+def blocks_of(X, n_most):
+    """Yield slices of samples to convert at a time: few where they are wide, and at most `n_most`."""
+    return gen_batches(len(X), max(1, min(n_most, _BLOCK_BYTES // (8 * max(1, math.prod(X.shape[1:]))))))
+
+
+def weight_exponent(largest):
+    """Return the exponent of the power of two that is at most a weight, and more than half of it; zero for zero."""
+    return int(np.frexp(largest)[1]) - 1 if largest > 0 else 0
+
+
+def relative(weight):
+    """Return weights over a power of two, which changes no weighted mean, so that the largest is from one to two."""
+    weight = np.ldexp(weight, -weight_exponent(weight.max(initial=0)))
+    return np.where(weight < _LEAST_WEIGHT, 0.0, weight)
 
 
 class Samples(NamedTuple):
@@ -32,7 +53,7 @@ class Samples(NamedTuple):
     sample_weight : ndarray of shape (n,)
         Weights as given.
     weight : ndarray of shape (n,)
-        Weights in the objective, with those of the classes.
+        Weights in the objective, with those of the classes; from `relative`.
     """
 
     X: np.ndarray
@@ -76,9 +97,10 @@ def weigh(X, y, sample_weight, classes, class_weight):
         See `Samples.present`.
     """
     if y is None:
-        return Samples(X, np.zeros(len(X), dtype=np.int64), sample_weight, sample_weight).present()
-    y = np.searchsorted(classes, y)
-    return Samples(X, y, sample_weight, sample_weight * class_weight[y]).present()
+        return Samples(X, np.zeros(len(X), dtype=np.int64), sample_weight, relative(sample_weight)).present()
+    y = class_indices(classes, y)
+    weight = relative(relative(sample_weight) * relative(class_weight)[y])
+    return Samples(X, y, sample_weight, weight).present()
 
 
 def weigh_classes(X, y, sample_weight, class_weight):
@@ -106,14 +128,19 @@ def weigh_classes(X, y, sample_weight, class_weight):
     if y is None:
         return NO_CLASSES, weigh(X, None, sample_weight, NO_CLASSES, None)
     classes = np.unique(y)
-    class_weight = compute_class_weight(class_weight, classes=classes, y=y, sample_weight=sample_weight)
+    if isinstance(class_weight, str):  # "balanced"; a class without weight has none to be balanced
+        there = sample_weight > 0
+        known = np.unique(y[there])
+        balanced = compute_class_weight(class_weight, classes=known, y=y[there], sample_weight=sample_weight[there])
+        class_weight = np.zeros(len(classes))
+        class_weight[class_indices(classes, known)] = balanced
+    else:
+        class_weight = compute_class_weight(class_weight, classes=classes, y=y)
     samples = weigh(X, y, sample_weight, classes, class_weight)
     present = np.unique(samples.y[samples.weight > 0])
     if len(present) < 2:
-        raise ValueError(
-            "Expected samples of at least 2 classes with positive weight; "
-            f"the data contain only one class: {classes[present[0]]!r}."
-        )
+        found = f"the data contain only one class: {classes[present[0]]!r}" if len(present) else "the data contain none"
+        raise ValueError(f"Expected samples of at least 2 classes with positive weight; {found}.")
     return classes, samples
 
 
@@ -151,20 +178,22 @@ def classes_to_come(classes, y, earlier, required):
         raise ValueError("classes must be passed on the first call to partial_fit.")
     else:
         classes = np.unique(y)
-    if earlier is not None and not np.array_equal(classes, earlier):
+    if earlier is not None and not np.array_equal(*comparable(classes, earlier)):
         raise ValueError(f"Expected the classes of the first call, {earlier}, got {classes}.")
     if len(classes) == 1:
         raise ValueError(f"Expected at least 2 classes, got only one class: {classes}.")
     return classes
 
 
-def hold_out(samples, fraction, random_state):
+def hold_out(samples, classes, fraction, random_state):
     """Split samples, stratified by class.
 
     Parameters
     ----------
     samples : Samples
         All samples.
+    classes : ndarray of shape (n_classes,)
+        Sorted labels, by which an error names a class.
     fraction : float
         Share of those of positive weight to hold out.
     random_state : RandomState
@@ -174,9 +203,15 @@ def hold_out(samples, fraction, random_state):
     -------
     held_out, others : Samples
         Both parts.
+
+    Raises
+    ------
+    ValueError
+        If a class has a single sample, or the parts have fewer samples than there are classes.
     """
     present = np.flatnonzero(samples.weight)
-    _, rows = train_test_split(present, test_size=fraction, stratify=samples.y[present], random_state=random_state)
+    labels = classes[samples.y[present]]
+    _, rows = train_test_split(present, test_size=fraction, stratify=labels, random_state=random_state)
     weight = samples.weight.copy()
     weight[rows] = 0
     return samples.take(rows), samples._replace(weight=weight).present()
@@ -184,7 +219,7 @@ def hold_out(samples, fraction, random_state):
 
 def check_labels(y, classes, name):
     """Raise ValueError where a label is none of the classes."""
-    unknown = ~np.isin(y, classes)
+    unknown = ~np.isin(*comparable(y, classes))
     if unknown.any():
         raise ValueError(f"Expected {name} to hold labels of {classes}, got {np.unique(y[unknown])[:5]}.")
 

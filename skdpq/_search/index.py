@@ -10,9 +10,12 @@ import copy
 
 import numpy as np
 
+from .._arrays import as_array
 from .._codes import check_codes, code_dtype
+from .._frame import frame_of_codebooks
 from .._versions import VersionedMixin
 from . import relevance, scan_numba
+from .memory import check_room
 from .posteriors import check_classifier
 from .results import count_others, without_self
 from .segments import build, distinct_rows, keep, merge
@@ -37,8 +40,10 @@ class CodeIndex(VersionedMixin):
 
     Attributes
     ----------
-    codebooks : ndarray of shape (M, K, D), float32
-        The codebooks.
+    codebooks : ndarray of shape (M, K, D), float32 or float64
+        The codebooks; in float64 where float32 does not tell them apart.
+    frame : Frame
+        The origin and the unit of the vectors that are compared. Distances, and thresholds, are in this unit.
     segments : tuple of Segment
         The database.
     next_id : int
@@ -48,7 +53,7 @@ class CodeIndex(VersionedMixin):
     """
 
     def __init__(self, codebooks):
-        self.codebooks = _check_codebooks(codebooks)
+        self._take(codebooks)
         self.segments = ()
         self.next_id = 0
         self.classifier = None
@@ -92,10 +97,14 @@ class CodeIndex(VersionedMixin):
         ValueError
             If the codebooks have another M or K.
         """
-        codebooks = _check_codebooks(codebooks)
-        if codebooks.shape[:2] != self.codebooks.shape[:2]:
-            raise ValueError(f"Expected codebooks of shape {self.codebooks.shape[:2]} + (D,), got {codebooks.shape}.")
-        return self._replace(codebooks=codebooks)
+        if codebooks is self.codebooks:
+            return self
+        index = self._replace()
+        index._take(codebooks)
+        if index.codebooks.shape[:2] != self.codebooks.shape[:2]:
+            shape = index.codebooks.shape
+            raise ValueError(f"Expected codebooks of shape {self.codebooks.shape[:2]} + (D,), got {shape}.")
+        return index
 
     def with_classifier(self, lutc, bias):
         """Return the same database, searched by relevance.
@@ -191,6 +200,18 @@ class CodeIndex(VersionedMixin):
             segments.append(segment if kept.all() else keep(segment, kept))
         return self._replace(segments=_compact(segment for segment in segments if segment is not None))
 
+    def _take(self, codebooks):
+        """Set the codebooks of a new index."""
+        codebooks = _check_codebooks(codebooks)
+        M, K, D = codebooks.shape
+        self.frame = frame_of_codebooks(codebooks)
+        if self.frame.is_plain:
+            self.codebooks = self._placed = as_float32(codebooks, "codebooks")
+        else:
+            self.codebooks = codebooks
+            placed = self.frame.place(codebooks.transpose(1, 0, 2).reshape(K, M * D))
+            self._placed = np.ascontiguousarray(placed.reshape(K, M, D).transpose(1, 0, 2))
+
     def _replace(self, **attributes):
         """Return an index with some attributes replaced; it shares the others."""
         index = copy.copy(self)
@@ -281,7 +302,7 @@ class CodeIndex(VersionedMixin):
         distances, ids = scan.nearest(self.segments, self._queries(codes, True), k, plan)
         return distances[rows], ids[rows]
 
-    def radius_neighbors(self, queries, threshold, *, symmetric, n_jobs=None, device=None, plan=None):
+    def radius_neighbors(self, queries, threshold, *, symmetric, n_queries=None, n_jobs=None, device=None, plan=None):
         """Find all items up to a squared distance, ordered by (distance, id).
 
         Parameters
@@ -292,6 +313,8 @@ class CodeIndex(VersionedMixin):
             Largest squared distance to return; with a classifier, largest distance.
         symmetric : bool
             How to compare.
+        n_queries : int, default=None
+            Number of queries of which these are the first, all of whose results are to be held.
         n_jobs, device, plan
             As for `kneighbors`.
 
@@ -303,9 +326,16 @@ class CodeIndex(VersionedMixin):
             Squared distances, ascending in each query.
         ids : ndarray of shape (n_results,), int64
             Ids of the items.
+
+        Raises
+        ------
+        MemoryError
+            If the results will not fit into memory, which a look at a few queries tells.
         """
-        scan, plan = self._choose_scan(n_jobs, device, plan)
-        return scan.within_radius(self.segments, self._check_queries(queries, symmetric), np.float32(threshold), plan)
+        queries = self._check_queries(queries, symmetric)
+        within_radius = self._within_radius(threshold, n_jobs, device, plan)
+        check_room(within_radius, queries, range(len(queries) if n_queries is None else n_queries), len(self))
+        return within_radius(queries)
 
     def all_kneighbors(self, k, *, n_jobs=None, device=None, plan=None):
         """Find the k nearest other items of each item by its code, symmetrically.
@@ -358,9 +388,10 @@ class CodeIndex(VersionedMixin):
             As from `radius_neighbors`; the items in the order of `ids` are the queries.
         """
         codes, code_of_item = distinct_rows(self.codes)
-        scan, plan = self._choose_scan(n_jobs, device, plan)
         queries = self._queries(codes, True)
-        counts, distances, ids = scan.within_radius(self.segments, queries, np.float32(threshold), plan)
+        within_radius = self._within_radius(threshold, n_jobs, device, plan)
+        check_room(within_radius, queries, code_of_item, len(self))
+        counts, distances, ids = within_radius(queries)
         starts = np.concatenate(([0], np.cumsum(counts)))
         item_ids = self.ids
         # By relevance an item may be farther from itself than the threshold, so that it does not find itself.
@@ -376,15 +407,21 @@ class CodeIndex(VersionedMixin):
         elif self.classifier:
             queries = relevance.check_posteriors(queries, len(self.classifier.bias))
         else:
-            queries = as_float32(queries, "soft representations")
+            queries = np.asarray(as_array(queries))
             if queries.shape[1:] != (M * D,):
                 raise ValueError(f"Expected soft representations of shape (n, {M * D}), got {queries.shape}.")
+            queries = as_float32(self.frame.place(queries), "soft representations")
         return self._queries(queries, symmetric)
 
     def _queries(self, values, symmetric):
         if self.classifier:
             return relevance.Queries(self.classifier, values, symmetric)
-        return Queries(self.codebooks, values, symmetric)
+        return Queries(self._placed, values, symmetric)
+
+    def _within_radius(self, threshold, n_jobs, device, plan):
+        """Return a function that finds all up to a threshold from queries."""
+        scan, plan = self._choose_scan(n_jobs, device, plan)
+        return lambda queries: scan.within_radius(self.segments, queries, np.float32(threshold), plan)
 
     def _choose_scan(self, n_jobs, device, plan):
         """Return the module that searches, torch's where a device is named, and its plan."""
@@ -411,11 +448,15 @@ def _compact(segments):
 
 
 def _check_codebooks(codebooks):
-    codebooks = as_float32(codebooks, "codebooks")
+    codebooks = np.asarray(as_array(codebooks))
+    if codebooks.dtype.kind not in "fiu":
+        raise ValueError(f"Expected codebooks of real numbers, got dtype {codebooks.dtype}.")
     if codebooks.ndim != 3 or 0 in codebooks.shape or codebooks.shape[1] > 65536:
         raise ValueError(f"Expected codebooks of shape (M, K, D) with K up to 65536, got {codebooks.shape}.")
     if not np.isfinite(codebooks).all():
-        raise ValueError("Expected finite codebooks, got NaN or infinity (in float32).")
+        raise ValueError("Expected finite codebooks, got NaN or infinity.")
+    if np.abs(codebooks).max() > np.finfo(np.float32).max:
+        raise ValueError("Expected codebooks that float32 can hold, got infinity (in float32).")
     return codebooks
 
 

@@ -61,7 +61,10 @@ class Problem:
             rng.integers(-2, 3, size=(n_queries, M * D)) if kind == "integers" else rng.normal(size=(n_queries, M * D))
         )
         self.queries = {True: rng.integers(K, size=(n_queries, M)), False: (soft * scale).astype(np.float32)}
-        self.index = CodeIndex(self.codebooks)
+        self.index = CodeIndex(self.codebooks.copy())
+        # Distances are in the unit of the index, a power of two.
+        self.unit = np.float32(2.0**self.index.frame.exponent)
+        self.codebooks /= self.unit
         if n_portions == 1:
             self.index = self.index.add(codes)
             self.ids, self.codes = np.arange(n), codes
@@ -75,7 +78,8 @@ class Problem:
         self.ids, self.codes = ids[kept][order], codes[kept][order]
 
     def expected(self, symmetric):
-        distances = brute_force(self.codebooks, self.codes, self.queries[symmetric], symmetric)
+        queries = self.queries[symmetric] if symmetric else self.queries[symmetric] / self.unit
+        distances = brute_force(self.codebooks, self.codes, queries, symmetric)
         return [(row, ranking(row, self.ids)) for row in distances]
 
 

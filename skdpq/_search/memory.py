@@ -1,0 +1,66 @@
+"""How much memory is left, and whether what a radius search will find fits into it."""
+
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+_RESULT_BYTES = 40  # of an item within a radius: as it is found, put together, and as a user gets it
+_SAMPLED_QUERIES = 32
+
+
+def memory_left():
+    """Return how many bytes of memory are left, as far as the system tells; else None."""
+    left = []
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        left.append(next(1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")))
+    except (OSError, StopIteration, ValueError):
+        if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
+            left.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    old = "memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"
+    for most, used in (("memory.max", "memory.current"), old):
+        try:  # of a container
+            most, used = (int(Path("/sys/fs/cgroup", name).read_text()) for name in (most, used))
+            left.append(max(most - used, 0))
+        except (OSError, ValueError):  # not there, or "max"
+            pass
+    return min(left, default=None)
+
+
+def check_room(within_radius, queries, rows, n_items):
+    """Raise MemoryError if all within a radius of many queries would not fit into memory, by a look at some of them.
+
+    Parameters
+    ----------
+    within_radius : callable
+        Takes queries, and returns counts, distances and ids of what is within the radius.
+    queries : tables.Queries or relevance.Queries
+        The queries.
+    rows : range or ndarray of int
+        Which query each row of the results is to be of; those of a range may be some of the rows alone.
+    n_items : int
+        Number of items in the database.
+
+    Raises
+    ------
+    MemoryError
+        If they would not.
+    """
+    left = memory_left()
+    if left is None or len(rows) * n_items * _RESULT_BYTES <= left:
+        return
+    looked_at = np.unique(np.linspace(0, len(rows) - 1, _SAMPLED_QUERIES).astype(np.int64))
+    n_found = 0
+    for i in looked_at:
+        query = int(rows[i]) % len(queries)
+        counts, _, _ = within_radius(replace(queries, values=queries.values[query : query + 1]))
+        n_found += int(counts[0])
+    n_found = n_found * len(rows) // len(looked_at)
+    if n_found * _RESULT_BYTES > left:
+        raise MemoryError(
+            f"Within the radius of {len(rows):,} queries are about {n_found:,} items, which take "
+            f"{n_found * _RESULT_BYTES / 2**30:,.1f} GiB; {left / 2**30:,.1f} GiB are left. Expected fewer queries "
+            "at a time, or a smaller radius."
+        )
