@@ -248,15 +248,18 @@ class BaseDPQ(CallbackSupportMixin, QuantizerMixin, BaseEstimator):
         if held_out is not None:
             held_out = self._with_units(held_out, backbone, network).tensors(*self._placement(network))
 
-        n_epochs = auto.n_epochs(batches.n_batches, self._has_base()) if self.max_iter == "auto" else int(self.max_iter)
+        n_epochs, n_iter_no_change = self.max_iter, int(self.n_iter_no_change)
+        if n_epochs == "auto":
+            n_epochs = auto.n_epochs(batches.n_batches, self._has_base())
+            n_iter_no_change = auto.patience(n_iter_no_change, n_epochs)
         seeded = self._seeded(generator, network)
         step = self._step(network, batches, generator, projection, distills=self._has_base())
-        with callbacks.begin(n_epochs), seeded, surely(step.stop), step:
+        with callbacks.begin(int(n_epochs)), seeded, surely(step.stop), step:
             settings = Settings(
                 learning_rate=self.learning_rate,
-                max_iter=n_epochs,
+                max_iter=int(n_epochs),
                 tol=self.tol,
-                n_iter_no_change=int(self.n_iter_no_change),
+                n_iter_no_change=n_iter_no_change,
                 verbose=bool(self.verbose),
                 warn=self.max_iter != "auto",
             )

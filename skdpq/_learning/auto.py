@@ -6,6 +6,7 @@
 import math
 
 _MIN_BATCHES, _MIN_DISTILLED_BATCHES, _MIN_EPOCHS = 1000, 3000, 20
+_EPOCHS_PER_PLATEAU = 20
 _MIN_BATCH_SAMPLES, _MAX_BATCH_SAMPLES = 4, 256
 _PLAIN_CODEWORDS = 64  # up to which the weight of GiniBatch is 1
 _DISTILLING = 4.0  # times as much where a posterior is learned from
@@ -19,6 +20,14 @@ _NOISE_UNITS, _MAX_DROPOUT = 750, 0.5
 def n_epochs(n_batches, distills=False):
     """Return as many epochs, of so many batches each, as make 1,000 batches, or 3,000 to distill; at least 20."""
     return max(_MIN_EPOCHS, math.ceil((_MIN_DISTILLED_BATCHES if distills else _MIN_BATCHES) / n_batches))
+
+
+def patience(n_iter_no_change, n_epochs):
+    """Return how many epochs without an improvement are a plateau: at least a twentieth of those of "auto".
+
+    Small data make one batch an epoch, of which ten may pass without an improvement long before the end.
+    """
+    return max(n_iter_no_change, n_epochs // _EPOCHS_PER_PLATEAU)
 
 
 def batch_size(n_samples, max_iter):
