@@ -25,7 +25,7 @@ from ._device import TorchDevice, search_device
 from ._labels import append_labels, positions
 from ._progress import fit_task, printed_stage
 from ._quantizer import represent
-from ._search.index import CodeIndex
+from ._search.index import CodeIndex, check_new_ids
 from ._search.scan_numba import query_blocks
 from ._typing import Codes, Device, Found, FoundWithin, Ids, Queries, typed
 from ._versions import VersionedMixin
@@ -211,6 +211,8 @@ class DPQNeighbors(
         search_device(self.device)  # raises before the quantizer is fitted rather than at the first search
         self._check_metric(y)  # so does this, as far as can be told before
         validate_data(self, X, skip_check_array=True)
+        if ids is not None:
+            check_new_ids(ids, _num_samples(X))
         self.quantizer_ = clone(self._choose_quantizer(y))
         with printed_stage("Fitting the quantizer", self.verbose), fit_task(context, "fit quantizer", **data) as task:
             self._fit_quantizer(X, y, fit_params, task)
@@ -300,6 +302,8 @@ class DPQNeighbors(
         """
         check_is_fitted(self)
         self._check_samples(X)
+        if ids is not None:
+            check_new_ids(ids, _num_samples(X))
         quantizer = self._quantizer()
         self._extend(self.index_, represent(quantizer, "encode", X, self), y, ids)
         return self

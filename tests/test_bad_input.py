@@ -1,5 +1,6 @@
 """Bad input gets a clear error, early, and leaves every estimator as it was, fitted or not."""
 
+import copy
 import re
 
 import joblib
@@ -332,6 +333,33 @@ def test_adding_bad_samples(fitted, bad):
     bad, errors, match = BAD_X[bad]
     for name in ("DPQNeighbors", "DPQNeighbors, supervised"):
         assert_refused(fitted[name], lambda name=name: fitted[name].add(bad), errors, match)
+
+
+class Expensive(ProductQuantizer):
+    """A quantizer that must not be asked in vain."""
+
+    def fit(self, X, y=None, sample_weight=None):
+        raise AssertionError
+
+    def encode(self, X):
+        raise AssertionError
+
+
+@pytest.mark.parametrize(
+    ("ids", "match"),
+    [
+        (np.arange(len(X) - 1), "one id for each"),
+        (np.zeros(len(X), int), "ids that differ"),
+        (-np.arange(len(X)), "ids from 0"),
+        (np.arange(len(X)) + 0.5, "1-D array of integers"),
+    ],
+)
+def test_ids_are_refused_before_anything_is_learned_or_encoded(fitted, ids, match):
+    neighbors = DPQNeighbors(quantizer=Expensive())
+    assert_refused(neighbors, lambda: neighbors.fit(X, ids=ids), ValueError, match)
+    neighbors = copy.deepcopy(fitted["DPQNeighbors"])
+    neighbors.quantizer_.__class__ = Expensive
+    assert_refused(neighbors, lambda: neighbors.add(X, ids=ids), ValueError, match)
 
 
 def test_feature_names_out_of_other_features(fitted):

@@ -155,11 +155,7 @@ class CodeIndex(VersionedMixin):
                 raise ValueError(f"Expected ids, as none are left above the largest given, {self.next_id - 1}.")
             ids = np.arange(self.next_id, self.next_id + len(codes), dtype=np.int64)
         else:
-            ids = _check_ids(ids)
-            if len(ids) != len(codes):
-                raise ValueError(f"Expected one id for each of {len(codes)} codes, got {len(ids)}.")
-            if len(np.unique(ids)) != len(ids):
-                raise ValueError("Expected ids that differ, got some twice.")
+            ids = check_new_ids(ids, len(codes))
             if ids.min(initial=self.next_id) < self.next_id:
                 known = np.isin(ids, self._in_segments("ids"))
                 if known.any():
@@ -458,6 +454,16 @@ def _check_codebooks(codebooks):
     if np.abs(codebooks).max() > np.finfo(np.float32).max:
         raise ValueError("Expected codebooks that float32 can hold, got infinity (in float32).")
     return codebooks
+
+
+def check_new_ids(ids, n_codes):
+    """Return ids as an array; raise ValueError if they are not so many different ones in range."""
+    ids = _check_ids(ids)
+    if len(ids) != n_codes:
+        raise ValueError(f"Expected one id for each of {n_codes} codes, got {len(ids)}.")
+    if len(np.unique(ids)) != len(ids):
+        raise ValueError("Expected ids that differ, got some twice.")
+    return ids
 
 
 def _check_ids(ids):
