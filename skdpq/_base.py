@@ -248,18 +248,15 @@ class BaseDPQ(CallbackSupportMixin, QuantizerMixin, BaseEstimator):
         if held_out is not None:
             held_out = self._with_units(held_out, backbone, network).tensors(*self._placement(network))
 
-        n_epochs, n_iter_no_change = self.max_iter, int(self.n_iter_no_change)
-        if n_epochs == "auto":
-            n_epochs = auto.n_epochs(batches.n_batches, self._has_base())
-            n_iter_no_change = auto.patience(n_iter_no_change, n_epochs)
+        n_epochs = auto.n_epochs(self.max_iter, batches.n_batches, self._has_base())
         seeded = self._seeded(generator, network)
         step = self._step(network, batches, generator, projection, distills=self._has_base())
-        with callbacks.begin(int(n_epochs)), seeded, surely(step.stop), step:
+        with callbacks.begin(n_epochs), seeded, surely(step.stop), step:
             settings = Settings(
                 learning_rate=self.learning_rate,
-                max_iter=int(n_epochs),
+                max_iter=n_epochs,
                 tol=self.tol,
-                n_iter_no_change=n_iter_no_change,
+                n_iter_no_change=auto.patience(self.n_iter_no_change, self.max_iter, n_epochs),
                 verbose=bool(self.verbose),
                 warn=self.max_iter != "auto",
             )
@@ -514,9 +511,8 @@ class BaseDPQ(CallbackSupportMixin, QuantizerMixin, BaseEstimator):
             raise ValueError(f"Expected to go on {fitted}, as was begun, got backbone={self.backbone!r}.")
 
     def _architecture(self, n_units):
-        D, trunk = self.D, self.hidden_layer_sizes
-        D = auto.codeword_width(self._has_base()) if D == "auto" else D
-        trunk = auto.hidden_layer_sizes(self._has_base()) if isinstance(trunk, str) else trunk
+        D = auto.codeword_width(self.D, self._has_base())
+        trunk = auto.hidden_layer_sizes(self.hidden_layer_sizes, self._has_base())
         return make_architecture(n_units, len(self.classes_), self.M, self.K, D, trunk, self.part_layer_sizes)
 
     def _random(self):
@@ -594,7 +590,7 @@ class BaseDPQ(CallbackSupportMixin, QuantizerMixin, BaseEstimator):
 
     def _step(self, network, batches, generator, projection, *, distills):
         """Return the training step; `distills` tells whether the posterior is learned from, instead of labels."""
-        smoothing = auto.label_smoothing(distills) if self.label_smoothing == "auto" else self.label_smoothing
+        smoothing = auto.label_smoothing(self.label_smoothing, distills)
         return self._make_step(
             network,
             Objective(self._loss_weights(network), smoothing, projection, distills),
@@ -626,19 +622,13 @@ class BaseDPQ(CallbackSupportMixin, QuantizerMixin, BaseEstimator):
         # as it is before training, which stays in here
         backbone = None if network.backbone is None else copy.deepcopy(self.backbone).to(device).eval()
         scaling = {name: getattr(self, name) for name in no_scaling()}
-        first = self.projection_ is None
-        if first:
-            self.projection_scale_ = choose_divisors(scaling)
-        directions = directions_of(scaling, self.projection_scale_)
-        if first:
+        if self.projection_ is None:
             M, _, D = network.codebooks.shape
-            blocks_of_units = partial(inputs._replace(backbone=backbone).blocks, samples, dtype, device)
-
-            def blocks():
-                return ((directions(units), weight) for units, weight in blocks_of_units())
-
-            self.projection_, self.projection_bias_ = learn_projection(blocks, M, D, generator)
-        arrays = self.projection_, self.projection_bias_, *directions
+            blocks = partial(inputs._replace(backbone=backbone).blocks, samples, dtype, device)
+            self.projection_scale_ = choose_divisors(scaling)
+            directions = directions_of(scaling, self.projection_scale_)
+            self.projection_, self.projection_bias_ = learn_projection(blocks, directions, M, D, generator)
+        arrays = self.projection_, self.projection_bias_, *directions_of(scaling, self.projection_scale_)
         weight, bias, *directions = (torch.from_numpy(a).to(dtype).to(device) for a in arrays)
         return Projection(weight, bias, Directions(*directions), backbone)
 
@@ -648,19 +638,15 @@ class BaseDPQ(CallbackSupportMixin, QuantizerMixin, BaseEstimator):
     def _loss_weights(self, network):
         share = self._supervision(network)
         weights = {name: getattr(self, f"{name}_weight") for name in (*SUPERVISED, "gini_batch", "gini_sample")}
-        if self.gini_batch_weight == "auto":
-            weights["gini_batch"] = auto.gini_batch_weight(network.K, self._has_base())
+        weights["gini_batch"] = auto.gini_batch_weight(self.gini_batch_weight, network.K, self._has_base())
         return weights | {name: share * weights[name] for name in SUPERVISED} | {"preservation": 1 - share}
 
     def _batch_size(self, n_samples):
-        if self.batch_size != "auto":
-            return int(self.batch_size)
-        return auto.batch_size(n_samples, self.max_iter if self.max_iter == "auto" else int(self.max_iter))
+        return auto.batch_size(self.batch_size, n_samples, self.max_iter)
 
     def _dropout(self, n_samples):
-        if self.dropout != "auto":
-            return self.dropout
-        return auto.dropout(self.architecture_["n_units"], n_samples, self._batch_size(n_samples), self._has_base())
+        n_units, batch_size = self.architecture_["n_units"], self._batch_size(n_samples)
+        return auto.dropout(self.dropout, n_units, n_samples, batch_size, self._has_base())
 
     def _store(self, network, curve, resume, validation_scores=None, optimizer_state=None):
         """Keep what was learned, as arrays on the CPU."""

@@ -1,6 +1,7 @@
 """The parameters that are "auto": what they stand for, by the number of samples, of units, and of codewords.
 
-`BaseDPQ` asks where a parameter is "auto". docs/defaults.md tells how these were found.
+`BaseDPQ` asks with the parameter, which comes first, and comes back where it is not "auto". docs/defaults.md tells how
+these were found.
 """
 
 import math
@@ -17,47 +18,66 @@ _CODEWORD_WIDTH, _DISTILLING_CODEWORD_WIDTH = 16, 32
 _NOISE_UNITS, _MAX_DROPOUT = 750, 0.5
 
 
-def n_epochs(n_batches, distills=False):
-    """Return as many epochs, of so many batches each, as make 1,000 batches, or 3,000 to distill; at least 20."""
+def n_epochs(max_iter, n_batches, distills=False):
+    """Return the number of epochs: as many, of so many batches, as make 1,000, or 3,000 to distill; at least 20."""
+    if max_iter != "auto":
+        return int(max_iter)
     return max(_MIN_EPOCHS, math.ceil((_MIN_DISTILLED_BATCHES if distills else _MIN_BATCHES) / n_batches))
 
 
-def patience(n_iter_no_change, n_epochs):
+def patience(n_iter_no_change, max_iter, n_epochs):
     """Return how many epochs without an improvement are a plateau: at least a twentieth of those of "auto".
 
     Small data make one batch an epoch, of which ten may pass without an improvement long before the end.
     """
-    return max(n_iter_no_change, n_epochs // _EPOCHS_PER_PLATEAU)
+    return max(int(n_iter_no_change), n_epochs // _EPOCHS_PER_PLATEAU if max_iter == "auto" else 1)
 
 
-def batch_size(n_samples, max_iter):
+def batch_size(batch_size, n_samples, max_iter):
     """Return how many samples a batch has at most: where epochs are given, as few as make 1,000 batches, at least 4."""
+    if batch_size != "auto":
+        return int(batch_size)
     if max_iter == "auto":
         return _MAX_BATCH_SAMPLES
-    return max(_MIN_BATCH_SAMPLES, min(n_samples * max_iter // _MIN_BATCHES, _MAX_BATCH_SAMPLES))
+    return max(_MIN_BATCH_SAMPLES, min(n_samples * int(max_iter) // _MIN_BATCHES, _MAX_BATCH_SAMPLES))
 
 
-def gini_batch_weight(K, distills):
+def gini_batch_weight(weight, K, distills):
     """Return the weight of GiniBatch, whose gradient shrinks like 1 / K, as its value for codewords in even use."""
+    if weight != "auto":
+        return weight
     return max(1.0, K / _PLAIN_CODEWORDS) * (_DISTILLING if distills else 1.0)
 
 
-def dropout(n_units, n_samples, batch_size, distills):
+def dropout(dropout, n_units, n_samples, batch_size, distills):
     """Return the share of units to drop; none where all samples fit into a batch, or the units are a posterior.
 
     Dropping a share r of n units adds noise of variance r / (1 - r) / n to their mean: here 1 / 750, whatever n is.
     """
+    if dropout != "auto":
+        return dropout
     return 0.0 if n_samples <= batch_size or distills else min(_MAX_DROPOUT, n_units / (n_units + _NOISE_UNITS))
 
 
-def hidden_layer_sizes(distills):
+def hidden_layer_sizes(sizes, distills):
     """Return the widths of the trunk's layers; wide for a posterior, of whose many classes each part reads a slice."""
+    if not isinstance(sizes, str):
+        return sizes
     return _DISTILLING_TRUNK if distills else _TRUNK
 
 
-def codeword_width(distills):
+def codeword_width(D, distills):
     """Return the width of a codeword; larger for many classes, among which a part tells as many directions apart."""
+    if D != "auto":
+        return D
     return _DISTILLING_CODEWORD_WIDTH if distills else _CODEWORD_WIDTH
+
+
+def label_smoothing(smoothing, distills):
+    """Return the share of each label that is spread; none of a posterior, which is smooth."""
+    if smoothing != "auto":
+        return smoothing
+    return 0.0 if distills else _SMOOTHING
 
 
 def reads_posterior(trunk_input, n_classes, possible):
@@ -88,8 +108,3 @@ def reads_posterior(trunk_input, n_classes, possible):
             'trunk_input="posterior" needs labels: expected y, supervision=1, backbone=None and augment=None.'
         )
     return possible and (trunk_input == "posterior" or (trunk_input == "auto" and n_classes >= _POSTERIOR_CLASSES))
-
-
-def label_smoothing(distills):
-    """Return the share of each label that is spread; none of a posterior, which is smooth."""
-    return 0.0 if distills else _SMOOTHING

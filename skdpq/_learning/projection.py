@@ -96,7 +96,7 @@ class Projection:
         return torch.addmm(self.bias, self.directions(units), self.weight)
 
 
-def learn_projection(blocks, M, D, generator):
+def learn_projection(blocks, directions, M, D, generator):
     """Learn a projection to M * D dimensions: random, but of the first principal components alone.
 
     A part has as many dimensions as the components have in effect, (sum of variances)^2 / (sum of their squares), and
@@ -112,6 +112,8 @@ def learn_projection(blocks, M, D, generator):
     ----------
     blocks : callable
         Returns an iterable of units and weights of samples, ndarrays of shape (n, n_units) and (n,), a block at a time.
+    directions : Directions
+        How units are compared.
     M, D : int
         Number of parts, and width of a codeword.
     generator : torch.Generator
@@ -122,7 +124,7 @@ def learn_projection(blocks, M, D, generator):
     weight, bias : ndarray of shape (n_units, M * D), (M * D,), float64
         P has orthonormal rows or columns, but for its scale and the zeros; it projects the mean of the samples to zero.
     """
-    components = _components(blocks, M * D, generator)
+    components = _components(lambda: ((directions(units), weight) for units, weight in blocks()), M * D, generator)
     mean, variances, axes = components.mean, components.variances, components.axes
     width = min(D, components.n_effective)
     if M * width < len(mean):

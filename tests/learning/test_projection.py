@@ -25,7 +25,7 @@ def blocks(X, weight, size=7):
 
 
 def learn(X, weight, M, D, seed=0):
-    return learn_projection(lambda: blocks(X, weight), M, D, torch.Generator().manual_seed(seed))
+    return learn_projection(lambda: blocks(X, weight), np.asarray, M, D, torch.Generator().manual_seed(seed))
 
 
 @given(st.integers(1, 9), st.integers(1, 3), st.integers(1, 4), st.integers(0, 2**31 - 1))
