@@ -256,7 +256,7 @@ class BaseDPQ(CallbackSupportMixin, QuantizerMixin, BaseEstimator):
                 learning_rate=self.learning_rate,
                 max_iter=n_epochs,
                 tol=self.tol,
-                n_iter_no_change=auto.patience(self.n_iter_no_change, self.max_iter, n_epochs),
+                n_iter_no_change=int(self.n_iter_no_change),
                 verbose=bool(self.verbose),
                 warn=self.max_iter != "auto",
             )

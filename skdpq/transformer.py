@@ -89,8 +89,7 @@ class DPQTransformer(BaseDPQ):
     validation_fraction : float, default=0.1
         Share of the samples held out with `early_stopping`.
     n_iter_no_change : int, default=10
-        Epochs without an improvement by `tol` that make a plateau; with ``max_iter="auto"`` at least a twentieth of the
-        epochs, since of small data an epoch is one batch.
+        Epochs without an improvement by `tol` that make a plateau, after the learning rate has risen.
     class_weight : dict, "balanced" or None, default=None
         Weights of the classes, as in scikit-learn's classifiers.
     warm_start : bool, default=False

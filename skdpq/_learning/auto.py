@@ -7,7 +7,6 @@ these were found.
 import math
 
 _MIN_BATCHES, _MIN_DISTILLED_BATCHES, _MIN_EPOCHS = 1000, 3000, 20
-_EPOCHS_PER_PLATEAU = 20
 _MIN_BATCH_SAMPLES, _MAX_BATCH_SAMPLES = 4, 256
 _PLAIN_CODEWORDS = 64  # up to which the weight of GiniBatch is 1
 _DISTILLING = 4.0  # times as much where a posterior is learned from
@@ -23,14 +22,6 @@ def n_epochs(max_iter, n_batches, distills=False):
     if max_iter != "auto":
         return int(max_iter)
     return max(_MIN_EPOCHS, math.ceil((_MIN_DISTILLED_BATCHES if distills else _MIN_BATCHES) / n_batches))
-
-
-def patience(n_iter_no_change, max_iter, n_epochs):
-    """Return how many epochs without an improvement are a plateau: at least a twentieth of those of "auto".
-
-    Small data make one batch an epoch, of which ten may pass without an improvement long before the end.
-    """
-    return max(int(n_iter_no_change), n_epochs // _EPOCHS_PER_PLATEAU if max_iter == "auto" else 1)
 
 
 def batch_size(batch_size, n_samples, max_iter):

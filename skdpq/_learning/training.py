@@ -20,6 +20,8 @@ from .network import DPQNetwork
 from .step import TrainingStep
 from .user_code import augmented
 
+_WARM_UP = 0.1  # of the constant phase
+
 
 class Settings(NamedTuple):
     """How fast and how long `train` trains.
@@ -78,6 +80,10 @@ class Schedule:
         self.decay_start = max_iter / 2
         self.n_iter = max_iter
 
+    def warms_up(self, epoch):
+        """Return whether the factor still rises after `epoch` epochs: then there is no plateau yet."""
+        return epoch < _WARM_UP * self.decay_start
+
     def start_decay(self, epoch):
         """Let the decay begin now, after `epoch` epochs, unless it has begun already."""
         if epoch < self.decay_start:
@@ -88,7 +94,7 @@ class Schedule:
         """Return the factor at `time`, in epochs since the start."""
         if time > self.decay_start:
             return (self.n_iter - time) / (self.n_iter - self.decay_start)
-        return min(1.0, time / (0.1 * self.decay_start))
+        return min(1.0, time / (_WARM_UP * self.decay_start))
 
 
 class Plateau:
@@ -112,9 +118,13 @@ class Plateau:
         self._best, self._n_stale = -math.inf, 0
         self.reached = False
 
-    def update(self, progress):
-        """Take the progress of an epoch, the more the better; return whether it is the best so far."""
-        self._n_stale = 0 if progress > self._best + self._tol else self._n_stale + 1
+    def update(self, progress, counts=True):
+        """Take the progress of an epoch, the more the better; return whether it is the best so far.
+
+        An epoch that does not count, as the learning rate is not there yet, is none without an improvement.
+        """
+        stale = counts and progress <= self._best + self._tol
+        self._n_stale = self._n_stale + 1 if stale else 0
         self.reached |= self._n_stale >= self._n_iter_no_change
         is_best = progress > self._best
         if is_best:
@@ -224,7 +234,7 @@ def train(learner, settings, validation, callbacks):
             if validation is not None:
                 progress = accuracy(network, *validation)
                 history.validation_scores.append(progress)
-            if plateau.update(progress) and validation is not None:
+            if plateau.update(progress, counts=not schedule.warms_up(epoch)) and validation is not None:
                 best_state = copy.deepcopy(network.state_dict())
             if plateau.reached:
                 schedule.start_decay(epoch)

@@ -79,12 +79,13 @@ def make_learner(step, n=50, batch_size=7):
 
 
 def test_a_plateau_of_the_loss_starts_the_fall_of_the_learning_rate():
-    losses = [5.0, 4.0, 3.0, 2.95, 2.91, 2.9, *[1.0] * 9]  # the fourth to sixth do not improve by 0.1
+    losses = [5.0, 4.0, 3.0, 2.95, 2.91, 2.9, 2.9, *[1.0] * 9]  # the fourth to seventh do not improve by 0.1
     step = Step(losses)
     history = train(make_learner(step), Settings(2.0, 100, 0.1, 3), None, step)
-    assert history.loss_curve["loss"] == pytest.approx(losses[:12])
-    times = np.add.outer(np.arange(12), np.arange(1, 9) / 9).ravel()  # eight batches an epoch
-    expected = np.where(times < 6, np.minimum(1, times / 5), 2 - times / 6)  # rises over a tenth of 50 epochs
+    assert history.loss_curve["loss"] == pytest.approx(losses[:14])
+    times = np.add.outer(np.arange(14), np.arange(1, 9) / 9).ravel()  # eight batches an epoch
+    # It rises over a tenth of 50 epochs, of which the fourth does not count.
+    expected = np.where(times < 7, np.minimum(1, times / 5), 2 - times / 7)
     assert_allclose(step.learning_rates, 2 * expected)
 
 
@@ -124,7 +125,8 @@ def test_training_stops_early_on_a_plateau_and_not_before():
     patient = DPQTransformer(**SMALL, max_iter=60, tol=0.0, n_iter_no_change=60).fit(X, y)
     assert patient.n_iter_ == 60
     hasty = DPQTransformer(**SMALL, max_iter=60, tol=1e3, n_iter_no_change=5).fit(X, y)
-    assert hasty.n_iter_ == 12  # the first epoch improves on nothing, five do not improve, and the decay is as long
+    # The rate rises for two epochs, in which there is no plateau; then five do not improve, and the decay is as long.
+    assert hasty.n_iter_ == 14
 
 
 def test_loss_curve_names_every_term_of_the_objective():
