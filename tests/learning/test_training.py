@@ -240,6 +240,9 @@ class RecordingTransformer(DPQTransformer):
             def __exit__(self, *exception):
                 return step.__exit__(*exception)
 
+            def stop(self):
+                step.stop()
+
             def __call__(self, *batch):
                 rates.append(batch[-1])
                 return step(*batch)
