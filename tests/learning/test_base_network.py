@@ -267,3 +267,16 @@ def test_the_posterior_is_learned_from_and_later_labels_are(data):
     assert [objective.distills for objective, _ in steps] == [True, False, False]
     assert [objective.label_smoothing for objective, _ in steps] == [0, 0.1, 0.1]
     assert [bool(dropout) for _, dropout in steps] == [False, False, True]
+
+
+@pytest.mark.parametrize(
+    ("trunk_input", "D", "trunk", "gini_batch_weight"), [("posterior", 32, (1024,), 8), ("features", 16, (256,), 2)]
+)
+def test_networks_of_a_posterior_are_wider(data, trunk_input, D, trunk, gini_batch_weight):
+    X, y = (array[:300] for array in data[:2])
+    params = {"M": 2, "K": 128, "trunk_input": trunk_input, "max_iter": 1, "random_state": 0}
+    default = DPQTransformer(**params).fit(X, y)
+    assert default.architecture_["hidden_layer_sizes"] == trunk
+    assert default.architecture_["D"] == D
+    own = DPQTransformer(**params, D=D, hidden_layer_sizes=trunk, gini_batch_weight=gini_batch_weight).fit(X, y)
+    assert own.loss_curve_ == default.loss_curve_
