@@ -196,7 +196,7 @@ def represent(quantizer, method, X, checked_by=None):
 
 def _with_names_of(X, quantizer, checked_by):
     """Return the quantizer as fitted with the feature names of X, if an estimator has warned that these are others."""
-    names = _get_feature_names(X)
+    names = None if isinstance(X, np.ndarray) else _get_feature_names(X)  # which takes a tenth of a small search
     if (names is None) != hasattr(checked_by, "feature_names_in_"):
         return quantizer
     quantizer = copy.copy(quantizer.estimator if isinstance(quantizer, FrozenEstimator) else quantizer)

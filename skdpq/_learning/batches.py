@@ -12,7 +12,7 @@ import torch
 from .samples import fits_in_memory
 
 _CHUNK_BYTES = 2**14  # of float32 that are read in one piece
-_MIXED_CHUNKS = 2**13  # in memory at a time, whose samples are shuffled together: 128 MB, so fewer where one is larger
+_MIXED_CHUNKS = 2**13  # at most, whose samples are in memory together, and shuffled: 128 MB
 
 
 def make_batches(samples, batch_size, inputs, dtype, device):
