@@ -26,7 +26,10 @@ from ._labels import append_labels, positions
 from ._progress import fit_task, printed_stage
 from ._quantizer import represent
 from ._search.index import CodeIndex, check_new_ids
+from ._search.relevance import largest_distance
+from ._search.results import split_results
 from ._search.scan_numba import query_blocks
+from ._search.tables import largest_square
 from ._typing import Codes, Device, Found, FoundWithin, Ids, Queries, typed
 from ._versions import VersionedMixin
 from .metrics import score_neighbors
@@ -556,8 +559,8 @@ class DPQNeighbors(
         if sort_results and not return_distance:
             raise ValueError("return_distance must be True if sort_results is True.")
         distances, ids, indptr = self._radius_neighbors(X, radius)
-        neigh_ind = _split(ids, indptr)
-        return (_split(distances, indptr), neigh_ind) if return_distance else neigh_ind
+        neigh_ind = split_results(ids, indptr)
+        return (split_results(distances, indptr), neigh_ind) if return_distance else neigh_ind
 
     @reads
     def kneighbors_graph(
@@ -929,9 +932,9 @@ class DPQNeighbors(
             raise ValueError(f"Expected radius as a real number, got {radius!r}.")
         index, symmetric, how = self._index(), self._symmetric(), self._how()
         if index.classifier:
-            limit = _largest_float32(float(radius))
+            limit = largest_distance(float(radius))
         else:
-            limit = _largest_square(float(np.ldexp(float(radius), -index.frame.exponent)))
+            limit = largest_square(float(np.ldexp(float(radius), -index.frame.exponent)))
         if X is None:
             counts, distances, ids = index.all_radius_neighbors(limit, **how)
         else:
@@ -977,34 +980,3 @@ def _no_classifier(quantizer):
         'metric="relevance" needs a quantizer that classifies codes, as DPQTransformer and DPQClassifier do where '
         f"labels supervise: expected one with {', '.join(_CLASSIFIES)}, got {quantizer!r}."
     )
-
-
-def _largest_float32(radius):
-    """Return the largest float32 that is at most `radius`, and no larger than one; negative if there is none."""
-    if radius < 0:
-        return np.float32(-1)
-    largest = np.float32(min(radius, 1.0))
-    return np.nextafter(largest, np.float32(-1)) if np.float64(largest) > radius else largest
-
-
-def _largest_square(radius):
-    """Return the largest float32 whose square root, in float64, is at most `radius`; negative if there is none."""
-    if radius < 0:
-        return np.float32(-1)
-    square = np.float32(min(radius * radius, float(np.finfo(np.float32).max)))
-    while np.sqrt(np.float64(square)) > radius:
-        square = np.nextafter(square, np.float32(-1))
-    while square < np.finfo(np.float32).max:
-        larger = np.nextafter(square, np.float32(np.inf))
-        if np.sqrt(np.float64(larger)) > radius:
-            break
-        square = larger
-    return square
-
-
-def _split(values, indptr):
-    """Return the slices of `values` as an object array."""
-    parts = np.empty(len(indptr) - 1, dtype=object)
-    for i in range(len(parts)):
-        parts[i] = values[indptr[i] : indptr[i + 1]]
-    return parts

@@ -293,3 +293,11 @@ def _leading(posteriors, plan):
 
 def _n_codes(segments):
     return sum(len(segment.counts) for segment in segments)
+
+
+def largest_distance(radius):
+    """Return the largest distance, a float32 of one at most, that is within `radius`; negative if there is none."""
+    if radius < 0:
+        return np.float32(-1)
+    largest = np.float32(min(radius, 1.0))
+    return np.nextafter(largest, np.float32(-1)) if np.float64(largest) > radius else largest

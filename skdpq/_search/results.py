@@ -111,3 +111,11 @@ def without_self(query_of_item, item_ids, starts, distances, ids, indptr):
                 out_ids[to] = ids[i]
                 to += 1
     return out_distances, out_ids
+
+
+def split_results(values, indptr):
+    """Return what belongs to each query, from indptr[i] to indptr[i + 1], as an object array of arrays."""
+    parts = np.empty(len(indptr) - 1, dtype=object)
+    for i in range(len(parts)):
+        parts[i] = values[indptr[i] : indptr[i + 1]]
+    return parts

@@ -171,3 +171,18 @@ def _squared_distances(by_dimension, soft, tables):
                     total[k] += difference * difference
             for k in range(K):
                 tables[q, m, k] = np.float32(total[k])
+
+
+def largest_square(radius):
+    """Return the largest float32 whose square root, in float64, is at most `radius`; negative if there is none."""
+    if radius < 0:
+        return np.float32(-1)
+    square = np.float32(min(radius * radius, float(np.finfo(np.float32).max)))
+    while np.sqrt(np.float64(square)) > radius:
+        square = np.nextafter(square, np.float32(-1))
+    while square < np.finfo(np.float32).max:
+        larger = np.nextafter(square, np.float32(np.inf))
+        if np.sqrt(np.float64(larger)) > radius:
+            break
+        square = larger
+    return square
