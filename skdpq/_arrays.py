@@ -1,8 +1,15 @@
-"""Tensors that users give become arrays, at the door of each method. Torch is never imported for it."""
+"""What users give, at the door of each method: tensors become arrays, and scikit-learn checks them.
+
+Torch is never imported for it.
+"""
 
 import sys
+from functools import wraps
 
 import numpy as np
+from sklearn.utils import multiclass, validation
+
+from ._threads import lock_of
 
 
 def as_array(X):
@@ -26,3 +33,35 @@ def as_array(X):
         return X
     known = not X.is_floating_point() or hasattr(np, str(X.dtype).removeprefix("torch."))
     return (X if known else X.float()).numpy(force=True)
+
+
+def one_at_a_time(function):
+    """Return a function of scikit-learn that checks arrays as one that a single thread at a time is in.
+
+    Each check changes the warning filters of the process for a moment. Where two such moments overlap, Python brings
+    back the filters of the wrong one, and that for good.
+
+    Parameters
+    ----------
+    function : callable
+        Returns soon.
+
+    Returns
+    -------
+    function : callable
+        The same, under the lock of warning filters.
+    """
+
+    @wraps(function)
+    def called(*args, **kwargs):
+        with lock_of("warning filters"):
+            return function(*args, **kwargs)
+
+    return called
+
+
+check_array = one_at_a_time(validation.check_array)
+check_classification_targets = one_at_a_time(multiclass.check_classification_targets)
+check_sample_weight = one_at_a_time(validation._check_sample_weight)
+column_or_1d = one_at_a_time(validation.column_or_1d)
+validate_data = one_at_a_time(validation.validate_data)

@@ -18,10 +18,9 @@ from sklearn.callback import CallbackSupportMixin, with_callbacks
 from sklearn.utils import check_random_state, compute_class_weight
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.metaestimators import available_if
-from sklearn.utils.multiclass import check_classification_targets
-from sklearn.utils.validation import check_consistent_length, check_is_fitted, column_or_1d, validate_data
+from sklearn.utils.validation import check_consistent_length, check_is_fitted
 
-from ._arrays import as_array
+from ._arrays import as_array, check_classification_targets, column_or_1d, validate_data
 from ._atomic import changes, reads
 from ._classes import class_indices, comparable
 from ._codes import code_dtype

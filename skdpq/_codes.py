@@ -3,9 +3,9 @@
 from numbers import Integral
 
 import numpy as np
-from sklearn.utils import check_array, check_scalar
+from sklearn.utils import check_scalar
 
-from ._arrays import as_array
+from ._arrays import as_array, check_array
 
 _LIMB = 32  # bits; a limb times the largest K (2^16) plus a carry fits 64 bits
 

@@ -1,9 +1,8 @@
 """Labels of the items of a database: classes, and for each item an index into them, or -1 where it has none."""
 
 import numpy as np
-from sklearn.utils import check_array, column_or_1d
 
-from ._arrays import as_array
+from ._arrays import as_array, check_array, column_or_1d
 from ._classes import class_indices, narrow, union
 
 

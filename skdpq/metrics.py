@@ -15,15 +15,13 @@ from numpy.typing import ArrayLike
 from sklearn.pipeline import Pipeline
 from sklearn.utils import (
     assert_all_finite,
-    check_array,
     check_consistent_length,
     check_scalar,
-    column_or_1d,
     gen_batches,
 )
 from sklearn.utils.validation import check_is_fitted
 
-from ._arrays import as_array
+from ._arrays import as_array, check_array, column_or_1d
 from ._atomic import snapshot
 from ._search import ranking
 from ._search.ranking import CodeGroups, tie_groups_from_distances

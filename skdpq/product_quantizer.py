@@ -10,15 +10,15 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.sparse import csr_array
 from sklearn.base import BaseEstimator, _fit_context
 from sklearn.callback import CallbackSupportMixin, with_callbacks
-from sklearn.cluster import kmeans_plusplus
-from sklearn.cluster._kmeans import _kmeans_single_lloyd
+from sklearn.cluster._kmeans import _kmeans_plusplus, _kmeans_single_lloyd
 from sklearn.utils import check_random_state, gen_batches
 from sklearn.utils._param_validation import Interval, StrOptions
+from sklearn.utils.extmath import row_norms
 from sklearn.utils.random import sample_without_replacement
-from sklearn.utils.validation import check_is_fitted, validate_data
+from sklearn.utils.validation import check_is_fitted
 from threadpoolctl import threadpool_info
 
-from ._arrays import as_array
+from ._arrays import as_array, validate_data
 from ._atomic import changes, reads
 from ._codes import code_dtype
 from ._frame import Frame, frame_of_range
@@ -385,14 +385,14 @@ def _k_means(points, K, max_iter, init, seed):
     exponent = _exponent(points)  # a power of two changes no code, and squares then fit float32
     points = np.ldexp(points, -exponent)
     # As KMeans.fit, but without its warning of empty clusters, which rounding can cause and which harm nothing here:
-    # to silence it takes a filter of the whole process.
+    # to silence it takes a filter of the whole process. Its checks of data change such filters, too.
     tol, mean = _TOL * np.var(points, axis=0).mean(), points.mean(axis=0)
     points -= mean
+    weight = np.ones(len(points), points.dtype)
     if isinstance(init, str):
-        init, _ = kmeans_plusplus(points, K, random_state=seed)
+        init, _ = _kmeans_plusplus(points, K, row_norms(points, squared=True), weight, check_random_state(seed))
     else:
         init = np.ldexp(init, -exponent) - mean
-    weight = np.ones(len(points), points.dtype)
     codes, _, codebook, n_iter = _kmeans_single_lloyd(points, weight, init, max_iter=max_iter, tol=tol, n_threads=1)
     return np.ldexp(codebook + mean, exponent), codes, n_iter
 

@@ -9,6 +9,7 @@ import pickle
 import subprocess
 import sys
 import threading
+import traceback
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -647,6 +648,35 @@ def test_fits_of_product_quantizers_that_overlap_leave_the_process_as_it_was():
         surroundings.check()
     for i, quantizer in enumerate(quantizers):
         assert_array_equal(quantizer.codebooks_, expected[i % 2])
+
+
+@pytest.mark.parametrize("cls", ESTIMATORS)
+def test_filters_of_warnings_change_in_one_thread_at_a_time(cls, monkeypatch):
+    """Each check of scikit-learn changes them for a moment, and Python brings back the wrong ones if two overlap."""
+    enter, places = warnings.catch_warnings.__enter__, {True: [], False: []}
+
+    def watched(self):
+        places[lock_of("warning filters")._is_owned()].append(traceback.format_stack(limit=12))
+        return enter(self)
+
+    estimator = cls(**({} if cls is DPQNeighbors else {"M": 2, "K": 4, "random_state": 0}))
+    estimator.set_params(**({"max_iter": 2} if hasattr(estimator, "max_iter") else {}))
+    monkeypatch.setattr(warnings.catch_warnings, "__enter__", watched)
+    estimator.fit(X, Y)
+    if hasattr(estimator, "partial_fit"):
+        estimator.fit(X, Y, sample_weight=np.arange(len(X)) % 3, X_val=X[::2], y_val=Y[::2])
+        clone(estimator).set_params(supervision=0.5, early_stopping=True).fit(X, Y)
+        clone(estimator).partial_fit(X, Y, classes=np.unique(Y)).partial_fit(X, Y)
+    if cls is DPQNeighbors:
+        estimator.add(MORE, Y_MORE).remove(estimator.ids_[:3])
+        estimator.score(QUERIES, Y[::7])
+        estimator.kneighbors(QUERIES)
+        DPQNeighbors(quantizer=FrozenEstimator(PQ)).fit_codes(PQ.encode(X), Y)
+    else:
+        estimator.decode(estimator.encode(X))
+        estimator.transform(X)
+    assert places[True]
+    assert places[False] == []
 
 
 def test_fits_with_backbones_that_overlap_are_reproducible_and_leave_the_global_generator():

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from sklearn.preprocessing import StandardScaler
 
+from .._arrays import one_at_a_time
 from .samples import blocks_of, weight_exponent
 from .user_code import check_finite, units_of
 
@@ -126,6 +127,7 @@ def learn_scaling(X, sample_weight, scaling=None):
         If a variance is not finite.
     """
     scaler = StandardScaler()
+    refine = one_at_a_time(scaler.partial_fit)
     earlier = scaling or {"n_samples_seen_": 0}
     # The scaler takes a sum of weights for a number of samples, by which it tells what is constant: a power of two
     # brings the largest weight to about one, unless far more came before.
@@ -138,7 +140,7 @@ def learn_scaling(X, sample_weight, scaling=None):
             scaler.n_samples_seen_ = np.ldexp(scaler.n_samples_seen_, -exponent)
     least, most = np.full(X.shape[1], np.inf), np.full(X.shape[1], -np.inf)
     for rows in blocks_of(X, _BLOCK_SAMPLES):
-        scaler.partial_fit(X[rows], sample_weight=sample_weight[rows])
+        refine(X[rows], sample_weight=sample_weight[rows])
         there = X[rows] if sample_weight[rows].all() else X[rows][sample_weight[rows] > 0]
         if len(there):
             np.minimum(least, there.min(axis=0), out=least)

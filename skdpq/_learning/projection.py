@@ -11,6 +11,7 @@ import torch
 from sklearn.preprocessing import normalize
 from torch import nn
 
+from .._arrays import one_at_a_time
 from .user_code import units_of
 
 _ONE_UNIT = 10.0  # times the median standard deviation, at most, that of any feature is
@@ -36,7 +37,7 @@ class Directions(NamedTuple):
     def __call__(self, x):
         """Return units x (B, n_units), an array or a tensor, as they are compared."""
         x = x * self.scale + self.origin
-        return nn.functional.normalize(x) if isinstance(x, torch.Tensor) else normalize(x)
+        return nn.functional.normalize(x) if isinstance(x, torch.Tensor) else one_at_a_time(normalize)(x)
 
 
 def choose_divisors(scaling):

@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from sklearn.model_selection import train_test_split
 from sklearn.utils import compute_class_weight, gen_batches
-from sklearn.utils.validation import _check_sample_weight, column_or_1d
 
+from .._arrays import check_sample_weight, column_or_1d, one_at_a_time
 from .._classes import class_indices, comparable
 
 IN_MEMORY_BYTES = 2**28  # of float32 up to which all samples are converted at once: 256 MB
@@ -211,7 +211,7 @@ def hold_out(samples, classes, fraction, random_state):
     """
     present = np.flatnonzero(samples.weight)
     labels = classes[samples.y[present]]
-    _, rows = train_test_split(present, test_size=fraction, stratify=labels, random_state=random_state)
+    _, rows = one_at_a_time(train_test_split)(present, test_size=fraction, stratify=labels, random_state=random_state)
     weight = samples.weight.copy()
     weight[rows] = 0
     return samples.take(rows), samples._replace(weight=weight).present()
@@ -226,7 +226,7 @@ def check_labels(y, classes, name):
 
 def check_weights(sample_weight, X):
     """Return weights as an array; raise ValueError where one is negative, or all are zero."""
-    return _check_sample_weight(
+    return check_sample_weight(
         sample_weight, X, dtype=np.float64, ensure_non_negative=True, allow_all_zero_weights=False
     )
 
