@@ -126,5 +126,5 @@ class FitCallbacks:
     def _fitted(self):
         """Return what an estimator would hold if training had ended here."""
         network, fixed = copy.deepcopy((self._network, self.backbone))
-        backbone = network.to("cpu").eval().backbone if fixed is None else fixed.to("cpu")
-        return {"parameters_": network.arrays(), "backbone_": backbone}
+        network.to("cpu").eval()
+        return {"parameters_": network.arrays(), "backbone_": network.backbone if fixed is None else fixed.to("cpu")}

@@ -72,6 +72,7 @@ def test_all_tensors_of_a_batch_are_on_the_device_of_the_network(source, backbon
 @pytest.mark.parametrize("params", [{}, {"dropout": 0.2}, {"backbone": torch.nn.Linear(64, 40)}])
 def test_what_is_fitted_on_a_device_is_used_on_the_cpu(digits, device, params):
     X, X_test, y, y_test = (a.astype(np.float32) if a.ndim > 1 else a for a in digits)
+    DPQClassifier(M=4, K=16, max_iter=1, random_state=0, device=device, **params).fit(X, y)  # cuBLAS keeps a workspace
     held = torch.cuda.memory_allocated() if device == "cuda" else 0
     clf = DPQClassifier(M=4, K=16, random_state=0, device=device, **params).fit(X, y)
     soft, codes = clf.soft(X_test), clf.encode(X_test)

@@ -242,7 +242,7 @@ def with_backbone(**params):
 
 @pytest.mark.parametrize("method", ["fit", "partial_fit", "set_params"])
 def test_an_interrupted_network_is_as_before_or_after_or_as_far_as_it_got(method):
-    fresh = OnTwoThreads(M=2, K=4, max_iter=1, batch_size=8, random_state=0)
+    fresh = OnTwoThreads(M=2, K=4, max_iter=1, batch_size=8, random_state=0, device="cpu")
     few, y_few = X[::5], Y[::5]
 
     def change(classifier):
@@ -698,6 +698,7 @@ def test_a_limit_on_threads_ends_with_its_block_wherever_that_is_interrupted():
             pass
 
     with threadpool_limits(2):
+        change()  # finds the libraries, once a process
         surroundings, count = Surroundings(), Interruption()
         with count:
             change()

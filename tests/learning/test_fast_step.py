@@ -183,7 +183,9 @@ def test_the_number_of_threads_does_not_change_a_bit(digits, params):
     fitted = []
     for n_threads in (1, 2):
         with threadpool_limits(n_threads, user_api="openmp"):
-            fitted.append(DPQClassifier(max_iter=2, random_state=0, **params).fit(X.astype(np.float32), y))
+            fitted.append(
+                DPQClassifier(max_iter=2, random_state=0, device="cpu", **params).fit(X.astype(np.float32), y)
+            )
             assert torch.get_num_threads() == n_threads
     assert threading.active_count() <= before + 1  # there is a pool, but no worker
     for name, value in fitted[0].parameters_.items():

@@ -175,9 +175,10 @@ def test_posteriors_are_uploaded_once_and_dropped_with_the_database(device):
             all_bits_equal(actual, expected)
 
     search(index)
-    (_, uploaded) = scan_torch._stored_posteriors[id(index.segments[0].blocks), device]
+    key = id(index.segments[0].blocks), torch.empty(0, device=device).device  # "cuda" has a number there
+    (_, uploaded) = scan_torch._stored_posteriors[key]
     search(index.with_classifier(problem.lutc.copy(), problem.bias.copy()))
-    assert scan_torch._stored_posteriors[id(index.segments[0].blocks), device][1] is uploaded
+    assert scan_torch._stored_posteriors[key][1] is uploaded
     search(index.with_classifier(problem.lutc[:, ::-1], problem.bias))
     search(index)
     assert len(scan_torch._stored_posteriors) == before + 1
