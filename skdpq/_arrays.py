@@ -35,6 +35,14 @@ def as_array(X):
     return (X if known else X.float()).numpy(force=True)
 
 
+def slices_of(n, size):
+    """Return consecutive slices of n things, `size` in each but the last.
+
+    They are those of scikit-learn's gen_batches, which takes longer to validate them than a small search takes.
+    """
+    return [slice(start, min(start + size, n)) for start in range(0, n, size)]
+
+
 def one_at_a_time(function):
     """Return a function of scikit-learn that checks arrays as one that a single thread at a time is in.
 

@@ -7,7 +7,7 @@ import copy
 import time
 from contextlib import contextmanager
 
-from sklearn.utils import gen_batches
+from ._arrays import slices_of
 
 _LINE_SAMPLES = 2**14  # between two lines, at least
 _MOST_LINES = 10
@@ -31,7 +31,7 @@ def printed_blocks(n_samples, verbose):
     if not verbose or n_samples <= _LINE_SAMPLES:
         yield slice(0, n_samples)
         return
-    for rows in gen_batches(n_samples, _LINE_SAMPLES * -(-n_samples // (_LINE_SAMPLES * _MOST_LINES))):
+    for rows in slices_of(n_samples, _LINE_SAMPLES * -(-n_samples // (_LINE_SAMPLES * _MOST_LINES))):
         yield rows
         print(f"Encoded {rows.stop:,} of {n_samples:,} samples", flush=True)
 

@@ -16,11 +16,10 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.special import softmax
 from sklearn.base import ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.frozen import FrozenEstimator
-from sklearn.utils import gen_batches
 from sklearn.utils.validation import _get_feature_names, _num_samples, check_is_fitted
 
 from . import _codes
-from ._arrays import as_array
+from ._arrays import as_array, slices_of
 from ._atomic import StateMixin, changes, reads
 from ._typing import Codes
 from ._versions import VersionedMixin
@@ -259,6 +258,6 @@ def class_posterior(soft, weight, bias):
     """
     weight, bias = weight.astype(np.float64), bias.astype(np.float64)
     proba = np.empty((len(soft), len(bias)), dtype=np.float32)
-    for rows in gen_batches(len(soft), max(1, _BLOCK_SCORES // len(bias))):
+    for rows in slices_of(len(soft), max(1, _BLOCK_SCORES // len(bias))):
         proba[rows] = softmax(soft[rows].astype(np.float64) @ weight.T + bias, axis=1)
     return proba

@@ -17,11 +17,10 @@ from sklearn.utils import (
     assert_all_finite,
     check_consistent_length,
     check_scalar,
-    gen_batches,
 )
 from sklearn.utils.validation import check_is_fitted
 
-from ._arrays import as_array, check_array, column_or_1d
+from ._arrays import as_array, check_array, column_or_1d, slices_of
 from ._atomic import snapshot
 from ._search import ranking
 from ._search.ranking import CodeGroups, tie_groups_from_distances
@@ -366,7 +365,7 @@ def score_neighbors(
             targets_block, out = targets[start:], scores[start:]
             parallel(
                 delayed(groups.measure)(tables[part], targets_block[part], measure.kernel, value, out[part])
-                for part in gen_batches(len(tables), _QUERIES_PER_TASK)
+                for part in slices_of(len(tables), _QUERIES_PER_TASK)
             )
     return float(scores.mean())
 

@@ -13,12 +13,12 @@ from sklearn import get_config
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin, _fit_context, clone
 from sklearn.callback import CallbackSupportMixin, with_callbacks
 from sklearn.frozen import FrozenEstimator
-from sklearn.utils import Bunch, _safe_indexing, gen_batches
+from sklearn.utils import Bunch, _safe_indexing
 from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
 from sklearn.utils.metadata_routing import MetadataRouter, MethodMapping, process_routing
 from sklearn.utils.validation import _num_samples, check_is_fitted
 
-from ._arrays import as_array, check_array, validate_data
+from ._arrays import as_array, check_array, slices_of, validate_data
 from ._atomic import StateMixin, changes, reads, snapshot
 from ._codes import check_codes
 from ._device import TorchDevice, search_device
@@ -223,7 +223,7 @@ class DPQNeighbors(
         self._index_of(CodeIndex(quantizer.codebooks_), quantizer)  # raises where it does not classify
         # No callback, no blocks: the quantizer encodes X as it likes to.
         told = hasattr(self, "_skl_callbacks") and not issparse(X)
-        blocks = list(gen_batches(_num_samples(X), _block_samples(X))) if told else []
+        blocks = slices_of(_num_samples(X), _block_samples(X)) if told else []
         blocks = blocks if len(blocks) > 1 else []
         encoding = fit_task(context, "encode", max_subtasks=len(blocks), **data)
         with printed_stage("Encoding", self.verbose), encoding as task:
@@ -836,6 +836,9 @@ class DPQNeighbors(
 
     def _check_samples(self, X):
         """Check width and feature names; the quantizer checks the rest, block by block."""
+        width = getattr(self, "n_features_in_", None)
+        if isinstance(X, np.ndarray) and X.shape[1:] == (width,) and not hasattr(self, "feature_names_in_"):
+            return  # to look for names takes longer than a small search
         try:
             validate_data(self, X, skip_check_array=True, reset=False)
         except ValueError:
@@ -851,7 +854,7 @@ class DPQNeighbors(
         if n_queries <= n_block:
             yield represent(self.quantizer_, method, X, self)  # which refuses an X without samples
         else:
-            for block in gen_batches(n_queries, n_block):
+            for block in slices_of(n_queries, n_block):
                 yield represent(self.quantizer_, method, _safe_indexing(X, block), self)
 
     def _index(self):

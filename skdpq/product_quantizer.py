@@ -11,14 +11,14 @@ from scipy.sparse import csr_array
 from sklearn.base import BaseEstimator, _fit_context
 from sklearn.callback import CallbackSupportMixin, with_callbacks
 from sklearn.cluster._kmeans import _kmeans_plusplus, _kmeans_single_lloyd
-from sklearn.utils import check_random_state, gen_batches
+from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.extmath import row_norms
 from sklearn.utils.random import sample_without_replacement
 from sklearn.utils.validation import check_is_fitted
 from threadpoolctl import threadpool_info
 
-from ._arrays import as_array, validate_data
+from ._arrays import as_array, slices_of, validate_data
 from ._atomic import changes, reads
 from ._codes import code_dtype
 from ._frame import Frame, frame_of_range
@@ -250,7 +250,7 @@ class ProductQuantizer(CallbackSupportMixin, QuantizerMixin, BaseEstimator):
         M, _, D = self.codebooks_.shape
         frame = self._frame(M, D)
         soft = np.empty((len(X), M * D), dtype=self.codebooks_.dtype)
-        for rows in gen_batches(len(X), _block_size(M * D)):
+        for rows in slices_of(len(X), _block_size(M * D)):
             soft[rows] = frame.restore(self._soft_block(X[rows]))
         return soft
 
@@ -281,7 +281,7 @@ class ProductQuantizer(CallbackSupportMixin, QuantizerMixin, BaseEstimator):
         codebooks = _by_rows(self._frame(M, D).place, self.codebooks_)
         norms = np.square(codebooks, dtype=np.float64).sum(axis=2)
         codes = np.empty((len(X), M), dtype=code_dtype(K))
-        for rows in gen_batches(len(X), _block_size(M * D, K)):
+        for rows in slices_of(len(X), _block_size(M * D, K)):
             soft = self._soft_block(X[rows]).reshape(-1, M, D)
             for m, n_codewords in enumerate(self.n_codewords_):
                 # In float64 the expanded distance is more precise than float32 sub-vectors are.
@@ -333,7 +333,7 @@ def _frame_of(X):
     if np.can_cast(X.dtype, np.float32):
         return Frame()
     least, most = np.full(X.shape[1], np.inf), np.full(X.shape[1], -np.inf)
-    for rows in gen_batches(len(X), _block_size(X.shape[1])):
+    for rows in slices_of(len(X), _block_size(X.shape[1])):
         np.minimum(least, X[rows].min(axis=0), out=least)
         np.maximum(most, X[rows].max(axis=0), out=most)
     return frame_of_range(least, most)
@@ -365,7 +365,7 @@ def _n_threads():
 def _fit_part(X, frame, rotation, D, K, max_iter, part, init, seed):
     """Return the codebook (K, D) of a part, its number of distinct codewords, and the number of iterations."""
     points = np.zeros((len(X), D), dtype=np.float32)
-    for rows in gen_batches(len(X), _block_size(X.shape[1])):
+    for rows in slices_of(len(X), _block_size(X.shape[1])):
         if rotation is None:
             block = _project(X[rows, part], frame.part(part))
         else:
@@ -405,7 +405,7 @@ def _exponent(X):
 def _learn_rotation(X, frame, train, parts, D, K, max_iter, seeds, n_threads):
     """Return a rotation, and codebooks for it, by the alternation of Ge et al. (their non-parametric solution)."""
     sample = np.empty((len(train), X.shape[1]), dtype=np.float32)
-    for rows in gen_batches(len(train), _block_size(X.shape[1])):
+    for rows in slices_of(len(train), _block_size(X.shape[1])):
         sample[rows] = _project(X[train[rows]], frame)
     exponent = _exponent(sample)
     sample = np.ldexp(sample, -exponent)

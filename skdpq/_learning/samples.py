@@ -9,9 +9,9 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from sklearn.model_selection import train_test_split
-from sklearn.utils import compute_class_weight, gen_batches
+from sklearn.utils import compute_class_weight
 
-from .._arrays import check_sample_weight, column_or_1d, one_at_a_time
+from .._arrays import check_sample_weight, column_or_1d, one_at_a_time, slices_of
 from .._classes import class_indices, comparable
 
 IN_MEMORY_BYTES = 2**28  # of float32 up to which all samples are converted at once: 256 MB
@@ -26,8 +26,8 @@ def fits_in_memory(n_values):
 
 
 def blocks_of(X, n_most):
-    """Yield slices of samples to convert at a time: few where they are wide, and at most `n_most`."""
-    return gen_batches(len(X), max(1, min(n_most, _BLOCK_BYTES // (8 * max(1, math.prod(X.shape[1:]))))))
+    """Return slices of samples to convert at a time: few where they are wide, and at most `n_most`."""
+    return slices_of(len(X), max(1, min(n_most, _BLOCK_BYTES // (8 * max(1, math.prod(X.shape[1:]))))))
 
 
 def weight_exponent(largest):

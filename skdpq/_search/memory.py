@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 _RESULT_BYTES = 40  # of an item within a radius: as it is found, put together, and as a user gets it
+_SMALL_BYTES = 2**28
 _SAMPLED_QUERIES = 32
 
 
@@ -48,8 +49,11 @@ def check_room(within_radius, queries, rows, n_items):
     MemoryError
         If they would not.
     """
+    most_bytes = len(rows) * n_items * _RESULT_BYTES
+    if most_bytes <= _SMALL_BYTES:
+        return  # to ask the system takes longer than a small search
     left = memory_left()
-    if left is None or len(rows) * n_items * _RESULT_BYTES <= left:
+    if left is None or most_bytes <= left:
         return
     looked_at = np.unique(np.linspace(0, len(rows) - 1, _SAMPLED_QUERIES).astype(np.int64))
     n_found = 0

@@ -16,6 +16,7 @@ from typing import NamedTuple
 import numpy as np
 from joblib import effective_n_jobs
 
+from .._arrays import slices_of
 from .._threads import run
 from .posteriors import KEPT_POSTERIORS, CodeClassifier, code_posteriors
 from .relevance_kernels import Leading, Prepared, fill_maxima, fill_posteriors, scan_nearest, scan_radius, summarize
@@ -76,7 +77,7 @@ class Plan(NamedTuple):
         n_blocks = max((len(segment.blocks) for segment in segments), default=1)
         size = min(self.block_posteriors // C, self.block_bounds // n_blocks, entries)
         size = max(1, min(size, -(-n_queries // n_threads)))
-        return [slice(start, min(start + size, n_queries)) for start in range(0, n_queries, size)]
+        return slices_of(n_queries, size)
 
 
 @dataclass(frozen=True)

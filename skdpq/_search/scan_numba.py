@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from joblib import effective_n_jobs
 
+from .._arrays import slices_of
 from .._threads import run
 from .kernels import TOGETHER_QUERIES, scan_nearest, scan_nearest_together, scan_radius
 from .results import concatenate, join, merge_nearest, nothing
@@ -112,8 +113,7 @@ def query_blocks(n_queries, M, K, k=1, n_threads=1, plan=_DEFAULT):
     n_blocks = -(-n_queries // max(1, size))
     n_blocks = -(-n_blocks // n_threads) * n_threads  # as many for each thread
     size = max(1, -(-n_queries // max(1, n_blocks)))
-    # scikit-learn's gen_batches takes longer to validate this than a small search takes
-    return [slice(start, min(start + size, n_queries)) for start in range(0, n_queries, size)]
+    return slices_of(n_queries, size)
 
 
 def nearest(segments, queries, k, plan):
