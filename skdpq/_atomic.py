@@ -4,8 +4,9 @@ The state of an estimator is its attributes, and nothing that they hold is ever 
 which CPython makes at one instant, is a state that nobody else changes, and to exchange them all is one step.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import cache, wraps
+from os import PathLike
 from typing import Any, Self, TypeVar
 
 from sklearn.frozen import FrozenEstimator
@@ -121,6 +122,7 @@ class StateMixin:
     """What every estimator has whose methods are decorated with `reads` and `changes`."""
 
     _parameter_constraints: dict
+    _fitted_attributes: dict[str, bool]  # by their names, whether they may be missing
 
     def set_params(self, **params: Any) -> Self:
         """Set the parameters of this estimator, all in one step.
@@ -148,6 +150,46 @@ class StateMixin:
 
     def __copy__(self):
         return snapshot(self)
+
+    def save(self, path: str | PathLike[str], *, leave_out: Iterable[str] = ()) -> None:
+        """Write this estimator to a file, which `skdpq.load` reads, on this machine or on another.
+
+        The file holds numbers and text and nothing that runs; docs/file_format.md describes it. At any moment there is
+        either the file that was there before or the new one. What `transform`, `predict` and searches of the loaded
+        estimator return is the same bit for bit on the same machine.
+
+        Parameters
+        ----------
+        path : str or path-like
+            Where to. A file there is replaced.
+        leave_out : iterable of str, default=()
+            Parameters that are not written, and are as constructed by default when loaded: those that a file cannot
+            hold, such as a function as `augment`. ``"callbacks"`` leaves out what `set_callbacks` set.
+
+        Raises
+        ------
+        TypeError
+            If a file cannot hold a parameter or an attribute, which the message names.
+        ValueError
+            If a parameter is out of range, `leave_out` names no parameter, or the quantizer of a database was fitted
+            again behind it.
+        OSError
+            If the file cannot be written; what was there is as it was.
+
+        Examples
+        --------
+        >>> from sklearn.datasets import load_digits
+        >>> import skdpq
+        >>> X, y = load_digits(return_X_y=True)
+        >>> neighbors = skdpq.DPQNeighbors(random_state=0).fit(X)
+        >>> neighbors.save("digits.skdpq")
+        >>> again = skdpq.load("digits.skdpq")
+        >>> bool((again.kneighbors(X)[1] == neighbors.kneighbors(X)[1]).all())
+        True
+        """
+        from ._files import container, estimators  # reading and writing are no part of importing
+
+        container.write(path, *estimators.describe(self, leave_out))
 
     def _valid(self, name):
         """Return a parameter that may be changed after `fit`; raise InvalidParameterError as `fit` does."""

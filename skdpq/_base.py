@@ -28,6 +28,7 @@ from ._device import check_device
 from ._learning import auto
 from ._learning.base_network import from_arrays, learn_base_network
 from ._learning.batches import make_batches
+from ._learning.fitted import FITTED_ATTRIBUTES, check_fitted
 from ._learning.inference import infer
 from ._learning.inputs import Inputs, learn_scaling, no_scaling, output_width
 from ._learning.losses import SUPERVISED
@@ -172,6 +173,7 @@ class BaseDPQ(CallbackSupportMixin, QuantizerMixin, BaseEstimator):
         self.device = device
         self.verbose = verbose
 
+    _fitted_attributes = dict.fromkeys(FITTED_ATTRIBUTES, False) | {"n_features_in_": True, "feature_names_in_": True}
     _make_step = staticmethod(make_step)  # a seam: benchmarks train by other steps
 
     @changes
@@ -658,6 +660,9 @@ class BaseDPQ(CallbackSupportMixin, QuantizerMixin, BaseEstimator):
         self.parameters_ = network.arrays()
         self.optimizer_state_ = optimizer_state
         self.compression_ratio_ = compression_ratio(math.prod(self.input_shape_), network.M, network.K)
+
+    def _check_fitted(self, thorough):
+        check_fitted(self)
 
     def _codebooks(self):
         return self._parameter("codebooks")

@@ -47,6 +47,16 @@ def append_labels(classes, labels, y, n_new):
     return merged, narrow(np.concatenate((labels, class_indices(merged, y))), len(merged))
 
 
+def check_stored(classes, labels, n):
+    """Raise ValueError unless labels are those of n items, and indices into classes that differ and ascend."""
+    if not isinstance(classes, np.ndarray) or classes.ndim != 1 or not np.array_equal(np.unique(classes), classes):
+        raise ValueError(f"expected classes that differ, ascending, got {classes!r:.100}.")
+    if not isinstance(labels, np.ndarray) or labels.shape != (n,) or labels.dtype.kind != "i":
+        raise ValueError(f"expected integers of {n} items, got {labels!r:.100}.")
+    if n and not -1 <= labels.min() <= labels.max() < len(classes):
+        raise ValueError(f"expected labels from -1 to {len(classes) - 1}, got values outside.")
+
+
 def positions(known, ids):
     """Return where ids stand among known ones.
 

@@ -22,7 +22,7 @@ from ._arrays import as_array, check_array, slices_of, validate_data
 from ._atomic import StateMixin, changes, reads, snapshot
 from ._codes import check_codes
 from ._device import TorchDevice, search_device
-from ._labels import append_labels, positions
+from ._labels import append_labels, check_stored, positions
 from ._progress import fit_task, printed_stage
 from ._quantizer import represent
 from ._search.index import CodeIndex, check_new_ids
@@ -154,6 +154,11 @@ class DPQNeighbors(
         "n_jobs": [Integral, None],
         "device": [str, TorchDevice],
         "verbose": ["verbose"],
+    }
+
+    _fitted_attributes = {
+        **{"index_": False, "quantizer_": False},
+        **dict.fromkeys(("classes_", "labels_", "n_features_in_", "feature_names_in_"), True),
     }
 
     def __init__(
@@ -882,6 +887,22 @@ class DPQNeighbors(
                 f"fitted again. Fit this {type(self).__name__} again, or give it a copy of the quantizer."
             )
         return quantizer
+
+    def _stored_codebooks(self):
+        """Return the codebooks that the codes of the database are of."""
+        return _trained_codebooks(self.quantizer_)
+
+    def _check_fitted(self, thorough):
+        """Raise ValueError unless the fitted attributes go together."""
+        self._quantizer()
+        names = "n_features_in_", "feature_names_in_"
+        for name, own, its in (
+            (name, getattr(self, name, None), getattr(self.quantizer_, name, None)) for name in names
+        ):
+            if own is not None and not np.array_equal(own, its):
+                raise ValueError(f"expected {name} of the quantizer, {its!r:.100}, got {own!r:.100}.")
+        if hasattr(self, "labels_") or hasattr(self, "classes_"):
+            check_stored(self.classes_, self.labels_, len(self.index_))
 
     def _symmetric(self):
         return self._valid("search") == "symmetric"

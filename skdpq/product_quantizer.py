@@ -145,6 +145,12 @@ class ProductQuantizer(CallbackSupportMixin, QuantizerMixin, BaseEstimator):
         "random_state": ["random_state"],
     }
 
+    _fitted_attributes = {
+        **dict.fromkeys(("codebooks_", "compression_ratio_", "exponent_", "n_codewords_", "n_features_in_"), False),
+        **dict.fromkeys(("n_iter_", "origin_", "rotation_"), False),
+        "feature_names_in_": True,
+    }
+
     def __init__(
         self,
         M: int = 8,
@@ -291,6 +297,32 @@ class ProductQuantizer(CallbackSupportMixin, QuantizerMixin, BaseEstimator):
                 distances += norms[m, :n_codewords]
                 codes[rows, m] = distances.argmin(axis=1)
         return codes
+
+    def _check_fitted(self, thorough):
+        """Raise ValueError unless the fitted attributes go together."""
+        codebooks, n = self.codebooks_, self.n_features_in_
+        shape = codebooks.shape if isinstance(codebooks, np.ndarray) else ()
+        if len(shape) != 3 or not 2 <= shape[1] <= 2**16 or codebooks.dtype not in (np.float32, np.float64):
+            raise ValueError(f"expected codebooks_ of shape (M, K, D), float32 or float64, got {codebooks!r:.100}.")
+        M, K, D = shape
+        if type(n) is not int or not 1 <= M <= n or -(-n // M) != D:
+            raise ValueError(f"expected n_features_in_ of {M} parts of up to {D}, got {n!r:.50}.")
+        wanted = {"codebooks_": (shape, codebooks.dtype), "n_codewords_": ((M,), np.int64)}
+        if self.origin_ is not None:
+            wanted["origin_"] = (n,), np.float64
+        if self.rotation_ is not None:
+            wanted["rotation_"] = (n, n), np.float64
+        for name, (shape, dtype) in wanted.items():
+            array = getattr(self, name)
+            right = isinstance(array, np.ndarray) and array.shape == shape and array.dtype == dtype
+            if not right or not np.isfinite(array).all():
+                raise ValueError(f"expected {name} of shape {shape}, {dtype}, finite, got {array!r:.100}.")
+        if not ((self.n_codewords_ >= 1) & (self.n_codewords_ <= K)).all():
+            raise ValueError(f"expected up to {K} codewords that differ, got {self.n_codewords_.tolist()!r:.100}.")
+        if type(self.exponent_) is not int or not -1100 < self.exponent_ < 1100 or type(self.n_iter_) is not int:
+            raise ValueError(f"expected exponent_ and n_iter_, got {self.exponent_!r:.50} and {self.n_iter_!r:.50}.")
+        if self.compression_ratio_ != compression_ratio(n, M, K):
+            raise ValueError(f"expected compression_ratio_={compression_ratio(n, M, K)}, got another.")
 
     def _soft_block(self, X):
         """Return soft in its frame, float32."""

@@ -1,9 +1,15 @@
 """Code of users that training runs, a backbone and an augmentation: what it returns is checked at each call.
 
-The network, `inference`, `Inputs` and `Projection` ask for the units of a backbone, `training` for an augmented batch.
+The network, `inference`, `Inputs` and `Projection` ask for the units of a backbone, `training` for an augmented batch,
+and files for the state of a backbone.
 """
 
+import copy
+
+import numpy as np
 import torch
+
+_BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}  # by the bytes of an item
 
 
 def units_of(backbone, x, n_units=None):
@@ -87,3 +93,73 @@ def augmented(augment, x, resizes):
     if not torch.isfinite(result).all():
         raise ValueError("Expected an augment that returns finite numbers, got NaN or infinity.")
     return result
+
+
+def state_arrays(module):
+    """Return the state of a module as arrays.
+
+    Parameters
+    ----------
+    module : Module
+        The module.
+
+    Returns
+    -------
+    arrays : list of tuple
+        Name, type and array of each tensor; one of a type that NumPy does not have has integers of the same bits.
+    frozen : list of str
+        Parameters that are not trained.
+
+    Raises
+    ------
+    TypeError
+        If its state holds more than real tensors.
+    """
+    arrays = []
+    for name, tensor in module.state_dict().items():
+        if not isinstance(tensor, torch.Tensor) or tensor.is_complex() or tensor.is_quantized:
+            raise TypeError(f"Expected a backbone whose state is real tensors, got {name}={tensor!r:.200}.")
+        tensor = tensor.detach().to("cpu")
+        dtype = str(tensor.dtype).removeprefix("torch.")
+        arrays.append((name, dtype, (tensor if hasattr(np, dtype) else tensor.view(_BITS[tensor.itemsize])).numpy()))
+    return arrays, [name for name, parameter in module.named_parameters() if not parameter.requires_grad]
+
+
+def with_state(module, arrays, frozen):
+    """Return a copy of a module, on the CPU, with the state that `state_arrays` gave.
+
+    Parameters
+    ----------
+    module : Module
+        It stays as it is.
+    arrays, frozen
+        From `state_arrays`.
+
+    Returns
+    -------
+    module : Module
+        The copy.
+
+    Raises
+    ------
+    TypeError
+        If the arrays are none of `state_arrays`.
+    ValueError
+        If the module has another state.
+    """
+    state = {}
+    for name, dtype, array in arrays:
+        dtype = getattr(torch, dtype, None) if isinstance(dtype, str) else None
+        tensor = torch.from_numpy(array)
+        if not isinstance(dtype, torch.dtype) or dtype.itemsize != tensor.itemsize or dtype.is_complex:
+            raise TypeError(f"expected a type of {tensor.itemsize} bytes of {name!r:.100}, got {dtype!r:.50}.")
+        state[name] = tensor.view(dtype)
+    module = copy.deepcopy(module).to("cpu")
+    try:
+        module.load_state_dict(state, assign=True)
+    except RuntimeError as error:
+        raise ValueError(f"Expected a backbone with the state that is in the file: {error}") from error
+    for name, parameter in module.named_parameters():
+        if parameter.is_floating_point():
+            parameter.requires_grad_(name not in frozen)
+    return module

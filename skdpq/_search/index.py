@@ -21,7 +21,7 @@ from .results import count_others, without_self
 from .segments import build, distinct_rows, keep, merge
 from .tables import Queries, as_float32
 
-_MAX_ID = 2**63 - 2  # so that the id after it is an int64 too
+MAX_ID = 2**63 - 2  # so that the id after it is an int64 too
 
 
 class CodeIndex(VersionedMixin):
@@ -151,7 +151,7 @@ class CodeIndex(VersionedMixin):
         M, K, _ = self.codebooks.shape
         codes = check_codes(codes, M, K)
         if ids is None:
-            if self.next_id + len(codes) > _MAX_ID + 1:
+            if self.next_id + len(codes) > MAX_ID + 1:
                 raise ValueError(f"Expected ids, as none are left above the largest given, {self.next_id - 1}.")
             ids = np.arange(self.next_id, self.next_id + len(codes), dtype=np.int64)
         else:
@@ -470,6 +470,6 @@ def _check_ids(ids):
     ids = np.asarray(ids)
     if ids.ndim != 1 or (ids.size and ids.dtype.kind not in "iu"):
         raise ValueError(f"Expected ids as a 1-D array of integers, got {ids.dtype} of shape {ids.shape}.")
-    if ids.size and (ids.min() < 0 or ids.max() > _MAX_ID):
+    if ids.size and (ids.min() < 0 or ids.max() > MAX_ID):
         raise ValueError(f"Expected ids from 0 to 2**63 - 2, got values from {ids.min()} to {ids.max()}.")
     return ids.astype(np.int64)

@@ -109,9 +109,38 @@ def keep(segment, kept):
     """
     if not kept.any():
         return None
-    code = np.repeat(np.arange(len(segment.counts)), segment.counts)[kept]
-    new = np.concatenate(([True], code[1:] != code[:-1]))
-    return _from_sorted(segment.codes(), segment.ids[kept], code, new)
+    codes, stored = segment.codes(), np.repeat(np.arange(len(segment.counts)), segment.counts)[kept]
+    return _from_sorted(codes, segment.ids[kept], stored, _first_of_codes(codes, stored))
+
+
+def in_order(segment):
+    """Return the segment that the items of another make in the order in which they stand.
+
+    Parameters
+    ----------
+    segment : Segment
+        As many items as are counted.
+
+    Returns
+    -------
+    segment : Segment
+        It is equal to the other where that is as `build` makes it.
+
+    Raises
+    ------
+    ValueError
+        If its codes, or the ids of one, do not ascend.
+    """
+    codes = segment.codes()
+    ascends, equal = np.zeros(len(codes) - 1, dtype=bool), np.ones(len(codes) - 1, dtype=bool)
+    for word in _sort_words(codes):
+        ascends |= equal & (word[:-1] < word[1:])
+        equal &= word[:-1] == word[1:]
+    stored = np.repeat(np.arange(len(codes)), segment.counts)
+    new = _first_of_codes(codes, stored)
+    if not (ascends | equal).all() or not (new[1:] | (segment.ids[1:] > segment.ids[:-1])).all():
+        raise ValueError("expected codes, and ids of each, that ascend, got others.")
+    return _from_sorted(codes, segment.ids, stored, new)
 
 
 def distinct_rows(codes):
@@ -177,6 +206,12 @@ def _aligned(array):
 def _restore(blocks, *others):
     """Make a segment of what was pickled or copied."""
     return Segment(_aligned(blocks), *others)
+
+
+def _first_of_codes(codes, stored):
+    """Tell which items are the first of their code, where `stored` are the rows of `codes` that they have, in order."""
+    distinct = np.cumsum(np.concatenate(([False], (codes[1:] != codes[:-1]).any(axis=1))))[stored]
+    return np.concatenate(([True], distinct[1:] != distinct[:-1]))
 
 
 def _new_codes(words, order):

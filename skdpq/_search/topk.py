@@ -57,6 +57,12 @@ def first_item(segment, u):
 
 
 @subroutine
+def id_at(segment, position):
+    """Return the id of an item by its position, which counts that a file has may put beyond the last one."""
+    return segment.ids[min(position, len(segment.ids) - 1)]
+
+
+@subroutine
 def make_key(distance, position):
     """Return the key of a distance, float32 and not negative, and a position."""
     return (np.uint64(float_bits(distance)) << np.uint64(32)) | np.uint64(position)
@@ -244,7 +250,7 @@ def keep_nearest(keys, n_keys, k, segment):
         distance = distance_of(keys[i])
         rank = np.int64(0) if distance < threshold else _NO_RANK
         if distance == threshold:
-            rank = 1 + np.int64(segment.ids[first_item(segment, position_of(keys[i]))])
+            rank = 1 + np.int64(id_at(segment, first_item(segment, position_of(keys[i]))))
         ranks[i] = ranks[n_keys + i] = rank
     select(ranks, n_keys, 2 * n_keys, k)
     n_kept = 0
@@ -266,11 +272,11 @@ def _lowest_ids(keys, start, stop, n_most, segment):
     for i in range(start, stop):
         u = position_of(keys[i])
         first = first_item(segment, u)
-        if n >= n_most and np.uint64(segment.ids[first]) > lowest[n_most - 1]:
+        if n >= n_most and np.uint64(id_at(segment, first)) > lowest[n_most - 1]:
             continue  # so do all but the first of a code that is stored more than once
-        in_order &= n == 0 or np.uint64(segment.ids[first]) > lowest[n - 1]
+        in_order &= n == 0 or np.uint64(id_at(segment, first)) > lowest[n - 1]
         for item in range(first, first + min(np.int64(segment.counts[u]), n_most)):
-            lowest[n] = segment.ids[item]
+            lowest[n] = id_at(segment, item)
             n += 1
         if n > n_most or (n == n_most and not in_order):
             select(lowest, np.int64(0), n, n_most)
@@ -300,7 +306,7 @@ def expand(keys, segment, n_most, out_distances, out_ids, at):
             n_items = min(np.int64(segment.counts[u]), n_most - n)
             for j in range(n_items):
                 out_distances[at + n + j] = distance
-                out_ids[at + n + j] = segment.ids[first + j]
+                out_ids[at + n + j] = id_at(segment, first + j)
         else:
             lowest, n_items = _lowest_ids(keys, i, end, n_most - n, segment)
             for j in range(n_items):
