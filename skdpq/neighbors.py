@@ -895,12 +895,9 @@ class DPQNeighbors(
     def _check_fitted(self, thorough):
         """Raise ValueError unless the fitted attributes go together."""
         self._quantizer()
-        names = "n_features_in_", "feature_names_in_"
-        for name, own, its in (
-            (name, getattr(self, name, None), getattr(self.quantizer_, name, None)) for name in names
-        ):
-            if own is not None and not np.array_equal(own, its):
-                raise ValueError(f"expected {name} of the quantizer, {its!r:.100}, got {own!r:.100}.")
+        own, its = (getattr(estimator, "n_features_in_", None) for estimator in (self, self.quantizer_))
+        if own != its:
+            raise ValueError(f"expected n_features_in_ of the quantizer, {its}, got {own!r:.50}.")
         if hasattr(self, "labels_") or hasattr(self, "classes_"):
             check_stored(self.classes_, self.labels_, len(self.index_))
 

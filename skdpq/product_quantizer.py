@@ -317,6 +317,10 @@ class ProductQuantizer(CallbackSupportMixin, QuantizerMixin, BaseEstimator):
             right = isinstance(array, np.ndarray) and array.shape == shape and array.dtype == dtype
             if not right or not np.isfinite(array).all():
                 raise ValueError(f"expected {name} of shape {shape}, {dtype}, finite, got {array!r:.100}.")
+        if self.rotation_ is not None:
+            some = np.random.default_rng(0).standard_normal((n, 4))
+            if not np.allclose(self.rotation_ @ (self.rotation_.T @ some), some, atol=1e-6):
+                raise ValueError("expected a rotation that is orthonormal, got another matrix.")
         if not ((self.n_codewords_ >= 1) & (self.n_codewords_ <= K)).all():
             raise ValueError(f"expected up to {K} codewords that differ, got {self.n_codewords_.tolist()!r:.100}.")
         if type(self.exponent_) is not int or not -1100 < self.exponent_ < 1100 or type(self.n_iter_) is not int:

@@ -4,6 +4,7 @@
 """
 
 import math
+import operator
 
 import numpy as np
 
@@ -45,8 +46,8 @@ class Encoder:
         TypeError
             If a file cannot hold it.
         """
-        if isinstance(value, np.generic):
-            value = value.item()
+        if isinstance(value, np.generic) and value.dtype.kind in "biuf" and holds(value.dtype):
+            return {"scalar": [value.dtype.name, self.encode(value.item(), name)]}
         if value is None or isinstance(value, bool | int | str):
             return value
         if isinstance(value, float):
@@ -75,11 +76,10 @@ class Encoder:
 
     def _encode_array(self, array, name):
         kind = array.dtype.kind
-        if (
-            kind == "U"
-            or array.dtype == np.dtypes.StringDType()
-            or (kind == "O" and all(isinstance(item, str) for item in array.flat))
-        ):
+        if not array.dtype.isnative:
+            array = array.astype(array.dtype.newbyteorder("="))
+        is_text = kind == "U" or array.dtype == np.dtypes.StringDType()
+        if is_text or (kind == "O" and all(isinstance(item, str) for item in array.flat)):
             return self._encode_text(array, name)
         if kind == "O":
             items = [self.encode(item, f"{name}.{i}") for i, item in enumerate(array.ravel().tolist())]
@@ -87,7 +87,7 @@ class Encoder:
         if holds(array.dtype):
             return {"array": self._add(array, name)}
         if kind in "mM":
-            return {"times": [self._add(array.view(f"{array.dtype.byteorder}i8"), name), array.dtype.str]}
+            return {"times": [self._add(array.view(np.int64), name), array.dtype.str]}
         if kind == "S" and array.dtype.itemsize:
             as_bytes = np.ascontiguousarray(array).view(np.uint8).reshape(*array.shape, array.dtype.itemsize)
             return {"bytes": self._add(as_bytes, name)}
@@ -157,6 +157,15 @@ class Decoder:
             raise FileFormatError(f"expected nan, inf or -inf, got {text!r:.50}.")
         return float(text)
 
+    def _decode_scalar(self, content):
+        if len(content) != 2 or not isinstance(content[0], str):
+            raise FileFormatError(f"expected a type and a number, got {content!r:.100}.")
+        dtype, value = _dtype(content[0], "biuf"), self.decode(content[1])
+        try:
+            return dtype.type({"b": bool, "f": float}.get(dtype.kind, operator.index)(value))
+        except (TypeError, ValueError, OverflowError) as error:
+            raise FileFormatError(f"expected a number of the type {dtype}, got {value!r:.50}.") from error
+
     def _decode_tuple(self, items):
         return tuple(self.decode(items))
 
@@ -170,7 +179,7 @@ class Decoder:
         if not all(isinstance(pair, list) and len(pair) == 2 for pair in pairs):
             raise FileFormatError("expected pairs of a key and a value, got others.")
         keys, values = ([self.decode(pair[i]) for pair in pairs] for i in (0, 1))
-        if any(isinstance(key, list | dict) or key is None for key in keys) or len(set(keys)) < len(keys):
+        if not all(isinstance(key, bool | int | float | str) for key in keys) or len(set(keys)) < len(keys):
             raise FileFormatError("expected keys that differ, got others.")
         return dict(zip(keys, values, strict=True))
 
@@ -232,7 +241,7 @@ class Decoder:
 
 _TAGS = {
     **dict.fromkeys(("array", "bytes", "device", "float", "floats"), str),
-    **dict.fromkeys(("dict", "objects", "text", "times", "tuple"), list),
+    **dict.fromkeys(("dict", "objects", "scalar", "text", "times", "tuple"), list),
 }
 _MOST_PADDING = 256  # times the bytes of the text itself
 

@@ -80,7 +80,7 @@ def write(path, metadata, arrays):
 
 def holds(dtype):
     """Tell whether a file can hold arrays of a type."""
-    return dtype.newbyteorder("<") in _NAMES
+    return dtype.kind in "biuf" and dtype.newbyteorder("<") in _NAMES
 
 
 def _order(arrays):

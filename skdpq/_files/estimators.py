@@ -97,6 +97,9 @@ class _Writer:
         """Describe an estimator; return its number."""
         if id(estimator) in self._numbers:
             return self._numbers[id(estimator)]
+        name = type(estimator).__name__
+        if type(estimator) is not FrozenEstimator and type(estimator).__module__ != f"skdpq.{_MODULES.get(name)}":
+            raise TypeError(f"Expected estimators of skdpq, got a {name}.")
         number = self._numbers[id(estimator)] = len(self.estimators)
         self.estimators.append({})
         parameters = estimator.get_params(deep=False)
@@ -105,7 +108,7 @@ class _Writer:
             self.parameters |= parameters.keys()
         left_out = sorted(self.leave_out & parameters.keys())
         described = {
-            "class": type(estimator).__name__,
+            "class": name,
             "parameters": self._values(number, {n: v for n, v in parameters.items() if n not in left_out}),
             "left_out": left_out,
         }
@@ -284,7 +287,7 @@ class _Restorer:
         if not isinstance(parameters, dict) or not isinstance(left_out, list):
             raise FileFormatError("expected parameters and names of those left out, got others.")
         if not all(isinstance(name, str) for name in left_out) or parameters.keys() ^ set(left_out) != names:
-            raise FileFormatError(f"expected the parameters of {cls.__name__}, got {sorted(parameters)!r:.300}.")
+            raise FileFormatError(f"expected the parameters of {cls.__name__}, got {parameters!r:.300}.")
         return {name: self._value(value, name) for name, value in parameters.items()}
 
     def _fit(self, estimator, fitted):
@@ -292,16 +295,14 @@ class _Restorer:
         names = estimator._fitted_attributes
         required = {name for name, optional in names.items() if not optional}
         if not isinstance(fitted, dict) or not required <= fitted.keys() <= names.keys():
-            raise FileFormatError(
-                f"expected the attributes of {type(estimator).__name__}, got {sorted(fitted)!r:.300}."
-            )
+            raise FileFormatError(f"expected the attributes of {type(estimator).__name__}, got {fitted!r:.300}.")
         values = {name: self._value(value, name) for name, value in fitted.items() if name != "index_"}
         vars(estimator).update(values)
         _check_names(estimator)
         try:
             if "index_" in fitted:
                 estimator.index_ = self._index(fitted["index_"], estimator)
-            estimator._check_fitted(thorough=self._thorough or not self._mapped)
+            estimator._check_fitted(thorough=self._thorough)
         except FileFormatError:
             raise
         except (ValueError, TypeError, AttributeError, KeyError, IndexError) as error:

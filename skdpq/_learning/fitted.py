@@ -4,6 +4,7 @@
 """
 
 import math
+from numbers import Real
 
 import numpy as np
 import torch
@@ -112,7 +113,7 @@ def _check_inputs(dpq, n_classes):
     _check_vector("mean_", dpq.mean_, shape[0])
     _check_vector("var_", dpq.var_, shape[0], 0.0)
     _check_vector("scale_", dpq.scale_, shape[0], np.finfo(np.float64).tiny)
-    if not isinstance(dpq.n_samples_seen_, int | float) or not 0 < dpq.n_samples_seen_ < math.inf:
+    if not isinstance(dpq.n_samples_seen_, Real) or not 0 < dpq.n_samples_seen_ < math.inf:
         raise ValueError(f"expected a number of samples, got {dpq.n_samples_seen_!r:.50}.")
     if dpq.base_network_ is not None:
         with torch.device("meta"):
