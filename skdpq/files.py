@@ -72,7 +72,9 @@ def load(
         with container.Reader(path) as reader:
             if mmap and verify:
                 reader.verify()
-            return estimators.restore(reader, mapped=mmap, thorough=verify or not mmap, backbone=backbone, device=device)
+            return estimators.restore(
+                reader, mapped=mmap, thorough=verify or not mmap, backbone=backbone, device=device
+            )
     except FileFormatError as error:
         raise FileFormatError(f"{fspath(path)!r} cannot be loaded: {error}") from error
     except RecursionError as error:
