@@ -1,0 +1,120 @@
+"""Ids that are strings: the names of a database's items, found by binary search.
+
+`DPQNeighbors` has them where it was given strings as ids. Its index then numbers the items from zero in the order in
+which they were added, and the name of item i stands at position i here.
+"""
+
+from bisect import bisect_left
+from itertools import pairwise
+from typing import NamedTuple
+
+import numpy as np
+
+_ERRORS = "surrogatepass"  # the names of files may hold what is no text
+
+
+class Names(NamedTuple):
+    """Strings that differ; they never change.
+
+    Attributes
+    ----------
+    utf8 : ndarray of shape (n_bytes,), uint8
+        All of them in UTF-8, one after the other.
+    ends : ndarray of shape (n,), int64
+        Where each ends.
+    order : ndarray of shape (n,), uint32
+        Their positions, in the order of their bytes.
+    """
+
+    utf8: np.ndarray
+    ends: np.ndarray
+    order: np.ndarray
+
+    def at(self, positions):
+        """Return the names at positions, of any shape, as an array of str."""
+        names = np.empty(positions.size, dtype=object)
+        for i, position in enumerate(positions.ravel().tolist()):
+            names[i] = self._bytes_at(position).decode(errors=_ERRORS)
+        return names.reshape(positions.shape)
+
+    def find(self, names):
+        """Return the position of each name, -1 where there is none: int64, of the shape of an array of str."""
+        found = [self._find(name.encode(errors=_ERRORS)) for name in names.ravel().tolist()]
+        return np.array(found, dtype=np.int64).reshape(names.shape)
+
+    def append(self, names):
+        """Return these and new ones, an array of str; ValueError where two are the same."""
+        new = names_of(names)
+        known = names[self.find(names) >= 0]
+        if len(known):
+            raise ValueError(f"Expected ids that are not in the database yet, got {known[:5].tolist()}.")
+        places = [bisect_left(range(len(self.ends)), new._bytes_at(i), key=self._sorted) for i in new.order.tolist()]
+        order = np.insert(self.order, places, new.order + np.uint32(len(self.ends)))
+        return Names(
+            np.concatenate((self.utf8, new.utf8)), np.concatenate((self.ends, new.ends + len(self.utf8))), order
+        )
+
+    def keep(self, kept):
+        """Return those whose entry in a mask (n,) is true."""
+        lengths = np.diff(self.ends, prepend=0)
+        order = (np.cumsum(kept, dtype=np.int64) - 1)[self.order][kept[self.order]]
+        return Names(self.utf8[np.repeat(kept, lengths)], np.cumsum(lengths[kept]), order.astype(np.uint32))
+
+    def check(self, n, thorough):
+        """Raise ValueError unless these are the names of n items; `thorough` looks at each."""
+        wanted = {"utf8": (np.uint8, self.utf8.shape[:1]), "ends": (np.int64, (n,)), "order": (np.uint32, (n,))}
+        for name, (dtype, shape) in wanted.items():
+            array = getattr(self, name)
+            if array.dtype != dtype or array.shape != shape:
+                raise ValueError(f"expected {name} of shape {shape}, got {array.dtype} of shape {array.shape}.")
+        if not thorough:
+            return
+        lengths = np.diff(self.ends, prepend=0)
+        if lengths.min(initial=0) < 0 or (self.ends[-1] if n else 0) != len(self.utf8):
+            raise ValueError("expected names one after the other, got others.")
+        if not np.array_equal(np.sort(self.order), np.arange(n)):
+            raise ValueError("expected each position of a name once, got others.")
+        names = [self._bytes_at(i) for i in self.order.tolist()]
+        if any(a >= b for a, b in pairwise(names)):
+            raise ValueError("expected names that differ, in order, got others.")
+        self.at(self.order)  # raises where one is no UTF-8
+
+    def _bytes_at(self, position):
+        start = int(self.ends[position - 1]) if position else 0
+        return self.utf8[start : int(self.ends[position])].tobytes()
+
+    def _sorted(self, rank):
+        return self._bytes_at(int(self.order[rank]))
+
+    def _find(self, name):
+        rank = bisect_left(range(len(self.ends)), name, key=self._sorted)
+        found = rank < len(self.ends) and self._sorted(rank) == name
+        return int(self.order[rank]) if found else -1
+
+
+def names_of(names):
+    """Return the Names of an array of str (n,); ValueError where two are the same."""
+    encoded = [name.encode(errors=_ERRORS) for name in names.tolist()]
+    order = sorted(range(len(encoded)), key=encoded.__getitem__)
+    for i, j in pairwise(order):
+        if encoded[i] == encoded[j]:
+            raise ValueError(f"Expected ids that differ, got {names[i]!r} twice.")
+    ends = np.cumsum([len(name) for name in encoded], dtype=np.int64)
+    return Names(np.frombuffer(b"".join(encoded), dtype=np.uint8), ends, np.array(order, dtype=np.uint32))
+
+
+def as_names(ids):
+    """Return ids that are strings as an array of str, of any shape; None for ids of another kind.
+
+    Raises ValueError where some are strings and others are not.
+    """
+    array = np.asarray(ids) if hasattr(ids, "dtype") else np.array(ids, dtype=object)  # which makes 1 no "1"
+    if array.dtype.kind == "U" or isinstance(array.dtype, np.dtypes.StringDType):
+        return array.astype(object)
+    if array.dtype.kind != "O" or not array.size:
+        return None
+    if all(isinstance(item, str) for item in array.flat):
+        return array
+    if any(isinstance(item, str) for item in array.flat):
+        raise ValueError("Expected ids that are all strings or all integers, got both.")
+    return None
