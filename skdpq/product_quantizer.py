@@ -11,14 +11,14 @@ from scipy.sparse import csr_array
 from sklearn.base import BaseEstimator, _fit_context
 from sklearn.callback import CallbackSupportMixin, with_callbacks
 from sklearn.cluster._kmeans import _kmeans_plusplus, _kmeans_single_lloyd
-from sklearn.utils import check_random_state
+from sklearn.utils import check_random_state, check_scalar
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.extmath import row_norms
 from sklearn.utils.random import sample_without_replacement
 from sklearn.utils.validation import check_is_fitted
 from threadpoolctl import threadpool_info
 
-from ._arrays import as_array, slices_of, validate_data
+from ._arrays import as_array, check_array, slices_of, validate_data
 from ._atomic import changes, reads
 from ._codes import code_dtype
 from ._frame import Frame, frame_of_range
@@ -31,6 +31,7 @@ _PARTS_BYTES = 2**28  # of the sub-vectors of all parts that are learned side by
 _ROTATION_SAMPLES = 2**16  # samples that learn the rotation, as in faiss; but at least 256 a codeword
 _TOL = 1e-4  # of k-means, as scikit-learn has it; and relative decrease of the error at which the alternation ends
 _FLOOR = 1e-10  # smallest variance, relative to the largest, that balances parts
+_ORTHONORMAL = 1e-4  # largest error of an inner product of columns: what float32 computes of a thousand is at 1e-5
 
 
 class ProductQuantizer(CallbackSupportMixin, QuantizerMixin, BaseEstimator):
@@ -80,8 +81,9 @@ class ProductQuantizer(CallbackSupportMixin, QuantizerMixin, BaseEstimator):
         Equation 8: how many times smaller codes are than samples in float32.
     n_codewords_ : ndarray of shape (M,)
         How many codewords of each part are distinct: the first ones, in lexicographic order. The others repeat them.
+        Those of `from_codebooks` keep their order, and this counts up to the last that repeats none before it.
     n_iter_ : int
-        Iterations that k-means took, the most of any part (1 where no part needed k-means).
+        Iterations that k-means took, the most of any part (1 where no part needed k-means, 0 after `from_codebooks`).
     n_features_in_ : int
         Number of features seen in `fit`.
     feature_names_in_ : ndarray of shape (`n_features_in_`,)
@@ -90,6 +92,7 @@ class ProductQuantizer(CallbackSupportMixin, QuantizerMixin, BaseEstimator):
     See Also
     --------
     skdpq.DPQTransformer : Learns the codes from labels.
+    skdpq.from_faiss : Takes codebooks, rotation and codes from an index of faiss.
 
     Notes
     -----
@@ -230,6 +233,58 @@ class ProductQuantizer(CallbackSupportMixin, QuantizerMixin, BaseEstimator):
         context.call_on_fit_task_end(estimator=self, X=X)
         return self
 
+    @classmethod
+    def from_codebooks(
+        cls, codebooks: ArrayLike, rotation: ArrayLike | None = None, *, n_features: int | None = None
+    ) -> Self:
+        """Make a fitted quantizer of codebooks that were learned elsewhere, by nanopq for instance.
+
+        Parameters
+        ----------
+        codebooks : array-like of shape (M, K, D)
+            Codewords, K from 2 to 65,536. They become float32, and keep their order, so codes made elsewhere are valid.
+        rotation : array-like of shape (n_features, n_features), default=None
+            Orthonormal to rounding: ``X @ rotation`` is what is split into parts.
+        n_features : int, default=None
+            Number of features; ``M * D`` by default. With fewer the parts are as `fit` makes them (Notes above): D must
+            be ``ceil(n_features / M)``.
+
+        Returns
+        -------
+        quantizer : ProductQuantizer
+            Fitted, with the M and K of the codebooks, and ``rotation="opq"`` where there is one. Its other parameters
+            have their defaults: they would matter in another `fit` alone.
+
+        Raises
+        ------
+        TypeError
+            If codebooks or rotation are sparse, or `n_features` is not an integer.
+        ValueError
+            If the codebooks are not finite real numbers of that shape that float32 holds, `n_features` does not fit
+            them, or the rotation is not orthonormal, or of another size.
+
+        Examples
+        --------
+        >>> from skdpq import ProductQuantizer
+        >>> pq = ProductQuantizer.from_codebooks([[[0.0, 0.0], [1.0, 1.0]], [[0.0, 5.0], [5.0, 0.0]]])
+        >>> pq
+        ProductQuantizer(K=2, M=2)
+        >>> pq.encode([[0.9, 0.8, 4.0, 1.0]])
+        array([[1, 1]], dtype=uint8)
+        """
+        codebooks = _check_codebooks(codebooks)
+        M, K, D = codebooks.shape
+        n_features = _check_n_features(M * D if n_features is None else n_features, M, D)
+        quantizer = cls(M=M, K=K, rotation=None if rotation is None else "opq")
+        quantizer.rotation_ = None if rotation is None else _check_rotation(rotation, n_features)
+        quantizer.origin_, quantizer.exponent_ = Frame()
+        quantizer.codebooks_ = codebooks
+        quantizer.n_codewords_ = np.array([_n_codewords(codebook) for codebook in codebooks])
+        quantizer.n_iter_ = 0
+        quantizer.n_features_in_ = n_features
+        quantizer.compression_ratio_ = compression_ratio(n_features, M, K)
+        return quantizer
+
     @reads
     def soft(self, X: ArrayLike) -> NDArray[np.float32]:
         """Return the soft representation: X itself, rotated where there is a rotation, split and padded.
@@ -357,11 +412,71 @@ def _pad(vectors, M, D):
     return padded.reshape(len(vectors), M * D)
 
 
+def padded_slots(n_features, M, D):
+    """Return which feature is in each column of soft.
+
+    Parameters
+    ----------
+    n_features, M, D : int
+        Number of features, number of parts, and width of the widest part.
+
+    Returns
+    -------
+    features : ndarray of shape (M * D,), int32
+        -1 where parts are padded with a zero.
+    """
+    return _pad(np.arange(1, n_features + 1, dtype=np.int32)[None], M, D)[0] - 1
+
+
 def _by_rows(function, codebooks):
     """Return what a function of rows (K, M * D) makes of codebooks (M, K, D)."""
     M, K, D = codebooks.shape
     rows = function(codebooks.transpose(1, 0, 2).reshape(K, M * D))
     return np.ascontiguousarray(rows.reshape(K, M, D).transpose(1, 0, 2))
+
+
+def _check_codebooks(codebooks):
+    """Return given codebooks (M, K, D) as an own array, float32."""
+    codebooks = check_array(as_array(codebooks), dtype="numeric", allow_nd=True, input_name="codebooks")
+    if codebooks.ndim != 3 or 0 in codebooks.shape or not 2 <= codebooks.shape[1] <= 65_536:
+        raise ValueError(f"Expected codebooks of shape (M, K, D) with K from 2 to 65,536, got {codebooks.shape}.")
+
+    def round_to_float32(rows):
+        if not _frame_of(rows).is_plain:
+            raise ValueError(
+                "Expected codebooks that float32 tells apart, got values that are all below 1e-30, or too far from "
+                "zero in units of their spread. Scale or center the data before they are learned."
+            )
+        return _project(rows, Frame())
+
+    return _by_rows(round_to_float32, codebooks)
+
+
+def _check_n_features(n_features, M, D):
+    """Return a number of features that M parts of width D have."""
+    n_features = int(check_scalar(n_features, "n_features", Integral, min_val=1))
+    if -(-n_features // M) != D:
+        raise ValueError(
+            f"Expected n_features from {M * (D - 1) + 1} to {M * D}, as {M} parts of width {D} have, got {n_features}."
+        )
+    return n_features
+
+
+def _check_rotation(rotation, n_features):
+    """Return a given rotation as an own array, float64."""
+    rotation = check_array(as_array(rotation), dtype=np.float64, copy=True, input_name="rotation")
+    if rotation.shape != (n_features, n_features):
+        raise ValueError(f"Expected a rotation of shape {(n_features, n_features)}, got {rotation.shape}.")
+    error = np.abs(rotation.T @ rotation - np.eye(n_features)).max()
+    if error > _ORTHONORMAL:
+        raise ValueError(f"Expected an orthonormal rotation, got one whose R.T @ R is {error:.3g} from the identity.")
+    return rotation
+
+
+def _n_codewords(codebook):
+    """Return how many codewords there are up to the last that repeats none before it."""
+    _, first = np.unique(codebook, axis=0, return_index=True)
+    return first.max() + 1
 
 
 def _frame_of(X):
