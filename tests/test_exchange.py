@@ -187,7 +187,7 @@ def test_many_codes_are_packed_block_by_block():
 
 @pytest.fixture(scope="module")
 def gaussian():
-    return np.random.default_rng(0).standard_normal((1500, 32), dtype=np.float32)
+    return np.random.default_rng(0).standard_normal((1100, 16), dtype=np.float32)
 
 
 def trained(spec, X):
@@ -200,7 +200,7 @@ def trained(spec, X):
     "spec",
     [
         # np: without the training for polysemous codes, which takes long
-        *("PQ8np", "PQ4x6np", "PQ16x3np", "PQ2x10np", "OPQ8,PQ8x6np", "RR,PQ8x5np", "RR,OPQ4,PQ4x4np", "PCA32,PQ4x4np"),
+        *("PQ8np", "PQ4x6np", "PQ16x3np", "PQ2x10np", "OPQ8,PQ8x6np", "RR,PQ8x5np", "RR,OPQ4,PQ4x4np", "PCA16,PQ4x4np"),
         *("PQ4x4", "IDMap,PQ8x4np", "IDMap2,PQ8x4np", "IDMap,OPQ4,PQ4x4np", "OPQ4,IDMap,PQ4x4np"),
     ],
 )
@@ -208,14 +208,14 @@ def test_what_faiss_trained_is_found_here(gaussian, spec):
     index = trained(spec, gaussian)
     if "PCA" in spec:  # without its bias, which is for the mean, it rotates
         bias = faiss.downcast_VectorTransform(index.chain.at(0)).b
-        faiss.copy_array_to_vector(np.zeros(32, np.float32), bias)
+        faiss.copy_array_to_vector(np.zeros(16, np.float32), bias)
     if "IDMap" in spec:
         index.add_with_ids(gaussian, np.random.default_rng(0).permutation(10**6)[: len(gaussian)])
     else:
         index.add(gaussian)
     neighbors = from_faiss(index)
     assert neighbors.n_samples_fit_ == len(gaussian)
-    assert neighbors.n_features_in_ == 32
+    assert neighbors.n_features_in_ == 16
     assert_same_neighbors(index, neighbors, gaussian[:10] + 1)
     assert len(neighbors.add(gaussian[:3]).ids_) == len(gaussian) + 3
 
