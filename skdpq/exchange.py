@@ -132,7 +132,7 @@ def from_faiss(index: "faiss.Index") -> DPQNeighbors:
     >>> from sklearn.datasets import load_digits
     >>> from skdpq import from_faiss
     >>> X, _ = load_digits(return_X_y=True)
-    >>> index = faiss.index_factory(64, "OPQ8,PQ8x6np")
+    >>> index = faiss.index_factory(64, "RR,PQ8x6np")
     >>> index.train(X)
     >>> index.add(X)
     >>> neighbors = from_faiss(index)

@@ -1,7 +1,9 @@
 """What is indexed here is found by faiss, and the other way round."""
 
 import gc
+import re
 import sys
+from pathlib import Path
 
 import faiss
 import nanopq
@@ -371,6 +373,16 @@ def test_without_faiss_the_error_names_the_extra(monkeypatch):
     for function in (to_faiss, from_faiss):
         with pytest.raises(ImportError, match=r"pip install skdpq\[faiss\]"):
             function(None)
+
+
+def test_the_code_of_the_page_runs_in_order():
+    page = (Path(__file__).parent.parent / "docs/exchange.md").read_text()
+    blocks = re.findall(r"^```python\n(.*?)^```$", page, flags=re.DOTALL | re.MULTILINE)
+    names = {}
+    for block in blocks:
+        exec(block, names)
+    assert len(blocks) == 5
+    assert names["squared_distances"].argmin() == 0
 
 
 # from_codebooks

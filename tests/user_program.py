@@ -5,7 +5,16 @@ from typing import Any, assert_type
 import numpy as np
 from numpy.typing import NDArray
 
-from skdpq import DPQClassifier, DPQNeighbors, DPQTransformer, ProductQuantizer, __version__, metrics
+from skdpq import (
+    DPQClassifier,
+    DPQNeighbors,
+    DPQTransformer,
+    ProductQuantizer,
+    __version__,
+    from_faiss,
+    metrics,
+    to_faiss,
+)
 
 X: NDArray[np.float64] = np.random.default_rng(0).normal(size=(60, 6))
 y: list[str] = ["even", "odd"] * 30
@@ -42,6 +51,8 @@ assert_type(neighbors.add(X, y).remove([0]), DPQNeighbors)
 assert_type(neighbors.n_samples_fit_, int)
 assert_type(neighbors.score(X, y), float)
 assert_type(metrics.mean_average_precision(y[:2], y, np.ones((2, 60)), k=3), float)
+assert_type(from_faiss(to_faiss(neighbors.set_params(search="asymmetric"))), DPQNeighbors)
+assert_type(ProductQuantizer.from_codebooks(pq.codebooks_, np.eye(6)), ProductQuantizer)
 assert_type(__version__, str)
 
 # What mypy has to refuse: --strict complains of an ignore that is not needed.
@@ -51,4 +62,5 @@ if not __version__:
     clf.predict()  # type: ignore[call-arg]
     neighbors.kneighbors(X, n_neighbors="five")  # type: ignore[call-overload]
     neighbors.add(X, y, [0])  # type: ignore[call-arg]
+    ProductQuantizer.from_codebooks(pq.codebooks_, np.eye(6), 6)  # type: ignore[call-arg]
     clf.soft(X).no_such_method()  # type: ignore[attr-defined]

@@ -57,7 +57,7 @@ from _common import (
 from matplotlib.figure import Figure
 from threadpoolctl import threadpool_limits
 
-from skdpq import DPQTransformer
+from skdpq import DPQTransformer, to_faiss
 
 COUNTS = (1, 16, 256, 4096)  # queries a call
 KS = (1, 10, 100)
@@ -200,22 +200,6 @@ def pad(X, d):
     return np.pad(X, ((0, 0), (0, d - X.shape[1])))
 
 
-def pack(codes, K):
-    """Return codes as faiss stores them: log2(K) bits each, the lowest first."""
-    bits = np.unpackbits(codes[:, :, np.newaxis], axis=2, bitorder="little")[:, :, : int(np.log2(K))]
-    return np.packbits(bits.reshape(len(codes), -1), axis=1, bitorder="little")
-
-
-def index_pq(data):
-    """Return an IndexPQ of our codebooks and codes."""
-    M, K, D = data.codebooks.shape
-    index = faiss.IndexPQ(M * D, M, int(np.log2(K)))
-    faiss.copy_array_to_vector(data.codebooks.ravel(), index.pq.centroids)
-    index.is_trained = True
-    index.add_sa_codes(pack(data.codes, K))
-    return index
-
-
 def index_4_bits(data):
     """Return an IndexPQ of 4-bit codes that are as long in all, with codebooks of their own."""
     M, K, D = data.codebooks.shape
@@ -228,18 +212,19 @@ def index_4_bits(data):
     return index
 
 
-def index_ivf(data):
-    """Return an IndexIVFPQ of our codebooks and codes."""
+def index_ivf(data, exact):
+    """Return an IndexIVFPQ of the codebooks and codes of an IndexPQ."""
     M, K, D = data.codebooks.shape
     coarse = faiss.Kmeans(M * D, N_LISTS, niter=10, seed=0, min_points_per_centroid=1)
     coarse.train(data.training_set(M * D))
     index = faiss.IndexIVFPQ(coarse.index, M * D, N_LISTS, M, int(np.log2(K)))
     index.by_residual = False
-    faiss.copy_array_to_vector(data.codebooks.ravel(), index.pq.centroids)
+    index.pq.centroids = exact.pq.centroids
     index.is_trained = True
     lists = np.concatenate([coarse.index.search(X, 1)[1] for X in data.decoded(M * D)])
     lists = lists.astype("<u2").view(np.uint8)  # as many bytes as add_sa_codes expects for N_LISTS
-    index.add_sa_codes(np.hstack([lists, pack(data.codes, K)]))
+    packed = faiss.vector_to_array(exact.codes).reshape(exact.ntotal, -1)
+    index.add_sa_codes(np.hstack([lists, packed]))
     return index
 
 
@@ -283,7 +268,7 @@ def search_ours(data):
 def make_methods(data):
     """Return all methods by name."""
     queries, most = data.queries, MOST_PAIRS // len(data.codes)
-    exact, exact_4_bits = index_pq(data), index_4_bits(data)
+    exact, exact_4_bits = to_faiss(search_index(data.codebooks, data.codes)), index_4_bits(data)
     fast_scan = faiss.IndexPQFastScan(exact_4_bits)
     methods = {
         OURS: Method(search_ours(data), queries),
@@ -292,7 +277,7 @@ def make_methods(data):
         NANOPQ: Method(search_nanopq(data), queries, 1, (1,)),
     }
     if data.name == CLASSES:
-        ivf = index_ivf(data)
+        ivf = index_ivf(data, exact)
         for n_probes in N_PROBES:
             search = search_faiss(ivf, params=faiss.SearchParametersIVF(nprobe=n_probes))
             methods[f"{IVF}, nprobe={n_probes}"] = Method(search, queries, exact=exact)
