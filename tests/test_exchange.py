@@ -75,6 +75,14 @@ def test_faiss_finds_what_we_find(case):
     assert_same_neighbors(to_faiss(neighbors), neighbors, X)
 
 
+@pytest.mark.parametrize("D", [1, 2, 3])
+@pytest.mark.parametrize("K", [2, 3, 4, 5, 8])
+def test_faiss_finds_what_we_find_among_few_codewords_of_few_dimensions(K, D):
+    rng = np.random.default_rng(0)
+    neighbors = database(random_quantizer(rng, 3, K, 3 * D, False), rng.integers(0, K, (20, 3)))
+    assert_same_neighbors(to_faiss(neighbors), neighbors, rng.standard_normal((5, 3 * D)))
+
+
 @given(databases())
 def test_there_and_back_codes_and_codebooks_are_the_same_bit_for_bit(case):
     neighbors, X = case
