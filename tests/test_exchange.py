@@ -16,7 +16,7 @@ from sklearn.cluster import KMeans
 from sklearn.exceptions import NotFittedError
 from sklearn.frozen import FrozenEstimator
 
-from skdpq import DPQClassifier, DPQNeighbors, DPQTransformer, ProductQuantizer, from_faiss, to_faiss
+from skdpq import DPQClassifier, DPQNeighbors, DPQTransformer, ProductQuantizer, exchange, from_faiss, to_faiss
 
 FITTED = ("codebooks_", "rotation_", "origin_", "exponent_", "n_codewords_", "n_features_in_", "compression_ratio_")
 
@@ -374,6 +374,19 @@ def test_a_quantizer_that_was_fitted_again_is_refused(digits):
     quantizer.fit(digits[1])
     with pytest.raises(ValueError, match="fitted again"):
         to_faiss(neighbors)
+
+
+def test_what_is_exported_is_of_one_state(monkeypatch):
+    X = np.random.default_rng(0).standard_normal((20, 6))
+    quantizer = ProductQuantizer(M=2, K=4, random_state=0).fit(X)
+    make = exchange._index_pq
+
+    def make_meanwhile(*args):
+        quantizer.fit(X[:, :5])
+        return make(*args)
+
+    monkeypatch.setattr(exchange, "_index_pq", make_meanwhile)
+    assert to_faiss(quantizer).d == 6
 
 
 def test_without_faiss_the_error_names_the_extra(monkeypatch):
