@@ -33,8 +33,11 @@ class Names(NamedTuple):
     def at(self, positions):
         """Return the names at positions, of any shape, as an array of str."""
         names = np.empty(positions.size, dtype=object)
-        for i, position in enumerate(positions.ravel().tolist()):
-            names[i] = self._bytes_at(position).decode(errors=_ERRORS)
+        try:
+            for i, position in enumerate(positions.ravel().tolist()):
+                names[i] = self._bytes_at(position).decode(errors=_ERRORS)
+        except (IndexError, UnicodeDecodeError) as error:
+            raise ValueError("Expected a file that is whole, got one that load(..., verify=True) refuses.") from error
         return names.reshape(positions.shape)
 
     def find(self, names):
@@ -118,3 +121,72 @@ def as_names(ids):
     if any(isinstance(item, str) for item in array.flat):
         raise ValueError("Expected ids that are all strings or all integers, got both.")
     return None
+
+
+def check_names(names, n):
+    """Raise ValueError unless an array of str has n that differ."""
+    if names.ndim != 1:
+        raise ValueError(f"Expected ids as a 1-D array, got shape {names.shape}.")
+    if len(names) != n:
+        raise ValueError(f"Expected one id for each of {n} items, got {len(names)}.")
+    if len(set(names.tolist())) < n:
+        names_of(names)  # says which
+
+
+def extend(names, ids, n_given, n_new):
+    """Take the ids of new items.
+
+    Parameters
+    ----------
+    names : Names or None
+        Of the items that are there; None if these have numbers.
+    ids : array-like of shape (n_new,) or None
+        Of the new ones.
+    n_given : int
+        How many numbers were given to items before.
+    n_new : int
+        Number of new items.
+
+    Returns
+    -------
+    names : Names or None
+        Of all items.
+    ids : array-like or None
+        What the index takes.
+
+    Raises
+    ------
+    ValueError
+        If the new ids are not of the kind of the others, or no n_new different ones that are not there.
+    """
+    new = None if ids is None else as_names(ids)
+    if new is None:
+        if names is not None and n_new:
+            raise ValueError(
+                "Expected ids, as those of the database are strings, got None."
+                if ids is None
+                else f"Expected ids that are strings, as in the database, got {np.asarray(ids)[:5].tolist()}."
+            )
+        return names, ids
+    if names is None and n_given:
+        raise ValueError(f"Expected ids that are integers, as in the database, got {new.ravel()[:5].tolist()}.")
+    check_names(new, n_new)
+    return (names_of(new) if names is None else names.append(new)), None
+
+
+def numbers_of(names, ids):
+    """Return ids of a database, of any shape, as its index numbers them: an array.
+
+    Raises ValueError where they are not of its kind, or strings that it does not have.
+    """
+    given = as_names(ids)
+    if names is None or given is None:
+        ids = np.asarray(ids)
+        if (names is None) != (given is None) and ids.size:
+            kind = "integers" if names is None else "strings"
+            raise ValueError(f"Expected ids of the database, which are {kind}, got {ids.ravel()[:5].tolist()}.")
+        return ids if ids.size else ids.astype(np.int64)
+    numbers = names.find(given)
+    if (numbers < 0).any():
+        raise ValueError(f"Expected ids of the database, got {given[numbers < 0][:5].tolist()}.")
+    return numbers

@@ -23,6 +23,7 @@ from ._atomic import StateMixin, changes, reads, snapshot
 from ._codes import check_codes
 from ._device import TorchDevice, search_device
 from ._labels import append_labels, check_stored, positions
+from ._names import Names, as_names, check_names, extend, numbers_of
 from ._progress import fit_task, printed_stage
 from ._quantizer import represent
 from ._search.index import CodeIndex, check_new_ids
@@ -90,9 +91,10 @@ class DPQNeighbors(
     quantizer_ : estimator
         The fitted quantizer.
     codes_ : ndarray of shape (n_samples_fit_, M), uint8 or uint16
-        Codes of the database, in ascending order of id.
-    ids_ : ndarray of shape (n_samples_fit_,), int64
-        Their ids, 0, 1, ... in the order of the data unless given.
+        Codes of the database, in the order of `ids_`.
+    ids_ : ndarray of shape (n_samples_fit_,), int64 or str
+        Ids of the items, ascending: 0, 1, ... in the order of the data unless given. Strings are in the order in which
+        they were added, which is also that of items that are equally far.
     classes_ : ndarray of shape (n_classes,)
         Labels in the database, if `fit` was given any.
     labels_ : ndarray of shape (n_samples_fit_,), of the smallest integer type that will do
@@ -142,6 +144,7 @@ class DPQNeighbors(
     index_: CodeIndex
     classes_: NDArray[Any]
     labels_: NDArray[np.integer[Any]]
+    names_: Names | None
 
     _parameter_constraints: dict = {
         "n_neighbors": [Interval(Integral, 1, None, closed="left")],
@@ -157,7 +160,7 @@ class DPQNeighbors(
     }
 
     _fitted_attributes = {
-        **{"index_": False, "quantizer_": False},
+        **{"index_": False, "names_": False, "quantizer_": False},
         **dict.fromkeys(("classes_", "labels_", "n_features_in_", "feature_names_in_"), True),
     }
 
@@ -199,7 +202,7 @@ class DPQNeighbors(
         y : array-like of shape (n_samples,), default=None
             Labels; passed to the quantizer, and kept for `labels_of` and `score`.
         ids : array-like of shape (n_samples,), default=None
-            Ids of the items, non-negative integers that differ; 0, 1, ... by default.
+            Ids of the items: non-negative integers, or strings, that differ; 0, 1, ... by default.
         **fit_params : dict
             Passed to the `fit` of the quantizer; through metadata routing where that is enabled.
 
@@ -220,7 +223,7 @@ class DPQNeighbors(
         self._check_metric(y)  # so does this, as far as can be told before
         validate_data(self, X, skip_check_array=True)
         if ids is not None:
-            check_new_ids(ids, _num_samples(X))
+            _check_ids(ids, _num_samples(X))
         self.quantizer_ = clone(self._choose_quantizer(y))
         with printed_stage("Fitting the quantizer", self.verbose), fit_task(context, "fit quantizer", **data) as task:
             self._fit_quantizer(X, y, fit_params, task)
@@ -294,7 +297,8 @@ class DPQNeighbors(
         y : array-like of shape (n_new,), default=None
             Labels. `score` needs one for each item of the database.
         ids : array-like of shape (n_new,), default=None
-            Non-negative integers that are not in the database. By default they continue the largest that was given.
+            Non-negative integers that are not in the database, or strings where its ids are. Integers by default
+            continue the largest that was given.
 
         Returns
         -------
@@ -311,7 +315,7 @@ class DPQNeighbors(
         check_is_fitted(self)
         self._check_samples(X)
         if ids is not None:
-            check_new_ids(ids, _num_samples(X))
+            _check_ids(ids, _num_samples(X))
         quantizer = self._quantizer()
         self._extend(self.index_, represent(quantizer, "encode", X, self), y, ids)
         return self
@@ -368,9 +372,13 @@ class DPQNeighbors(
             If an id is not in the database.
         """
         check_is_fitted(self)
-        index = self.index_.remove(ids)
+        index = self.index_.remove(numbers_of(self.names_, ids))
+        if self.names_ is not None or hasattr(self, "labels_"):
+            kept = np.isin(self.index_.ids, index.ids)
         if hasattr(self, "labels_"):
-            self.labels_ = self.labels_[np.isin(self.ids_, index.ids)]
+            self.labels_ = self.labels_[kept]
+        if self.names_ is not None:
+            index, self.names_ = index.renumbered(kept), self.names_.keep(kept)
         self.index_ = index
         return self
 
@@ -380,7 +388,7 @@ class DPQNeighbors(
 
         Parameters
         ----------
-        ids : array-like of int, of any shape
+        ids : array-like of any shape
             Ids of the database.
 
         Returns
@@ -411,11 +419,59 @@ class DPQNeighbors(
         index = self._fitted_index()
         if not hasattr(self, "labels_"):
             raise ValueError("Expected a database with labels, got one made without y. Give y to fit.")
-        ids = np.asarray(ids)
-        labels = self.labels_[positions(index.ids, ids)]
+        labels = self.labels_[positions(index.ids, numbers_of(self.names_, ids))]
         if (labels < 0).any():
-            raise ValueError(f"Expected ids of items with labels, got {ids[labels < 0][:5].tolist()} without.")
+            raise ValueError(
+                f"Expected ids of items with labels, got {np.asarray(ids)[labels < 0][:5].tolist()} without."
+            )
         return self.classes_[labels]
+
+    @reads
+    def reconstruct(self, ids: ArrayLike) -> NDArray[Any]:
+        """Return what the codes of items stand for: their hard representation (equations 2 and 4).
+
+        Parameters
+        ----------
+        ids : array-like of any shape
+            Ids of the database.
+
+        Returns
+        -------
+        hard : ndarray of the shape of ids and (M * D,)
+            `decode` of the code of each.
+
+        Raises
+        ------
+        NotFittedError
+            If the estimator is not fitted.
+        ValueError
+            If an id is not in the database.
+
+        Examples
+        --------
+        >>> from skdpq import DPQNeighbors, ProductQuantizer
+        >>> X = [[0.0], [1.0], [8.0], [9.0]]
+        >>> neighbors = DPQNeighbors(quantizer=ProductQuantizer(M=1, K=4)).fit(X, ids=["a", "b", "c", "d"])
+        >>> neighbors.reconstruct(["d", "a"])
+        array([[9.],
+               [0.]], dtype=float32)
+        """
+        index = self._fitted_index()
+        numbers = numbers_of(self.names_, ids)
+        hard = self._quantizer().decode(index.codes_of(numbers.ravel()))
+        return hard.reshape(*numbers.shape, hard.shape[1])
+
+    def __len__(self) -> int:
+        return self.n_samples_fit_
+
+    def __bool__(self) -> bool:
+        return True  # an estimator without items, or not fitted, is one, too
+
+    def __contains__(self, item_id: object) -> bool:
+        index, names = self._fitted_index(), self.names_
+        if names is not None:
+            return isinstance(item_id, str) and names.find(np.array([item_id], dtype=object))[0] >= 0
+        return isinstance(item_id, Integral) and index.has(int(item_id))
 
     @overload
     def kneighbors(
@@ -460,6 +516,7 @@ class DPQNeighbors(
         """
         check_is_fitted(self)
         distances, neigh_ind = self._kneighbors(X, n_neighbors)
+        neigh_ind = self._named(neigh_ind)
         return (distances, neigh_ind) if return_distance else neigh_ind
 
     @overload
@@ -506,7 +563,7 @@ class DPQNeighbors(
         k = self._check_n_neighbors(n_neighbors, len(codes))
         index = self._index()
         distances, neigh_ind = index.kneighbors(codes, k, symmetric=True, **self._how())
-        distances = self._distances(distances, index)
+        distances, neigh_ind = self._distances(distances, index), self._named(neigh_ind)
         return (distances, neigh_ind) if return_distance else neigh_ind
 
     @overload
@@ -564,7 +621,7 @@ class DPQNeighbors(
         if sort_results and not return_distance:
             raise ValueError("return_distance must be True if sort_results is True.")
         distances, ids, indptr = self._radius_neighbors(X, radius)
-        neigh_ind = split_results(ids, indptr)
+        neigh_ind = split_results(self._named(ids), indptr)
         return (split_results(distances, indptr), neigh_ind) if return_distance else neigh_ind
 
     @reads
@@ -728,7 +785,8 @@ class DPQNeighbors(
     @property
     def ids_(self) -> Ids:
         """Ids of the database, ascending."""
-        return self._fitted_index().ids
+        ids = self._fitted_index().ids
+        return ids if self.names_ is None else self.names_.at(ids)
 
     @property
     def n_samples_fit_(self) -> int:
@@ -821,10 +879,13 @@ class DPQNeighbors(
         """Make a database of the codes that a quantizer gave."""
         for name in ("classes_", "labels_"):
             self.__dict__.pop(name, None)
+        self.names_ = None
         self._extend(CodeIndex(_trained_codebooks(quantizer)), codes, y, ids)
 
     def _extend(self, index, codes, y, ids):
         """Make an index with codes added the database."""
+        codes = check_codes(codes, *index.codebooks.shape[:2])
+        self.names_, ids = extend(self.names_, ids, index.next_id, len(codes))
         ids = None if ids is None else np.asarray(ids)
         self.index_ = index.add(codes, ids)
         classes, labels = getattr(self, "classes_", None), getattr(self, "labels_", None)
@@ -898,8 +959,16 @@ class DPQNeighbors(
         own, its = (getattr(estimator, "n_features_in_", None) for estimator in (self, self.quantizer_))
         if own != its:
             raise ValueError(f"expected n_features_in_ of the quantizer, {its}, got {own!r:.50}.")
+        if self.names_ is not None:
+            self.names_.check(len(self.index_), thorough)
+            if self.index_.next_id != len(self.index_):
+                raise ValueError(f"expected items numbered to {len(self.index_)}, got {self.index_.next_id}.")
         if hasattr(self, "labels_") or hasattr(self, "classes_"):
             check_stored(self.classes_, self.labels_, len(self.index_))
+
+    def _named(self, ids):
+        """Return ids as users see them."""
+        return ids if self.names_ is None else self.names_.at(ids)
 
     def _symmetric(self):
         return self._valid("search") == "symmetric"
@@ -967,7 +1036,7 @@ class DPQNeighbors(
 
     def _graph(self, mode, distances, ids, indptr):
         data = distances if mode == "distance" else np.ones(len(ids))
-        known = self.ids_
+        known = self.index_.ids
         positions = ids if len(known) == 0 or known[-1] == len(known) - 1 else np.searchsorted(known, ids)
         # A matrix made from an array keeps its int64 indices, as scikit-learn's graphs do.
         graph = csr_array((data, positions, indptr), shape=(len(indptr) - 1, self.n_samples_fit_))
@@ -977,6 +1046,12 @@ class DPQNeighbors(
 # As the outermost, so that what is transformed is what was fitted.
 DPQNeighbors.transform = reads(DPQNeighbors.transform)  # type: ignore[method-assign]
 DPQNeighbors.fit_transform = changes(DPQNeighbors.fit_transform)  # type: ignore[method-assign]
+
+
+def _check_ids(ids, n):
+    """Raise ValueError unless ids are n new ones that differ, before anything is learned or encoded."""
+    names = as_names(ids)
+    check_new_ids(ids, n) if names is None else check_names(names, n)
 
 
 def _trained_codebooks(quantizer):

@@ -360,7 +360,7 @@ class ProductQuantizer(CallbackSupportMixin, QuantizerMixin, BaseEstimator):
         if len(shape) != 3 or not 2 <= shape[1] <= 2**16 or codebooks.dtype not in (np.float32, np.float64):
             raise ValueError(f"expected codebooks_ of shape (M, K, D), float32 or float64, got {codebooks!r:.100}.")
         M, K, D = shape
-        if type(n) is not int or not 1 <= M <= n or -(-n // M) != D:
+        if type(n) is not int or n < 1 or M < 1 or -(-n // M) != D:
             raise ValueError(f"expected n_features_in_ of {M} parts of up to {D}, got {n!r:.50}.")
         wanted = {"codebooks_": (shape, codebooks.dtype), "n_codewords_": ((M,), np.int64)}
         if self.origin_ is not None:

@@ -55,6 +55,7 @@ def test_every_public_method_reads_one_state_or_changes_in_one_step():
         "set_output",
         "set_callbacks",
         "get_metadata_routing",
+        "save",
         "score",
     }  # or reads once
     apart |= {"codes_", "ids_", "n_samples_fit_"}

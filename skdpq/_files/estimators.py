@@ -18,6 +18,7 @@ from sklearn.utils._metadata_requests import MetadataRequest
 
 from .. import __version__
 from .._atomic import StateMixin
+from .._names import Names
 from .._search.index import CodeIndex
 from .._search.restore import index_of
 from .codec import Decoder, Encoder
@@ -140,6 +141,8 @@ class _Writer:
     def _value(self, value, path, name):
         if isinstance(value, StateMixin | FrozenEstimator):
             return {"estimator": self.add(value)}
+        if isinstance(value, Names):
+            return {"names": {field: self._add(f"{path}.{field}", array) for field, array in value._asdict().items()}}
         if isinstance(value, CodeIndex):
             return {"index": self._index(value, path)}
         if name in ("backbone", "backbone_") and value is not None:
@@ -319,9 +322,16 @@ class _Restorer:
             return self.take(number)
         if value.keys() == {"backbone"} and name in ("backbone", "backbone_"):
             return self._module(value["backbone"])
+        if name == "names_" and value.keys() == {"names"}:
+            return self._names(value["names"])
         if self._mapped and name == "labels_" and value.keys() == {"array"}:
             return self._decoder.array(value["array"], mapped=True)
         return self._decoder.decode(value)
+
+    def _names(self, arrays):
+        if not isinstance(arrays, dict) or arrays.keys() != set(Names._fields):
+            raise FileFormatError(f"expected the arrays of names, got {arrays!r:.200}.")
+        return Names(*(self._decoder.array(arrays[field], mapped=self._mapped) for field in Names._fields))
 
     def _index(self, value, estimator):
         index = value.get("index") if isinstance(value, dict) else None

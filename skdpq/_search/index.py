@@ -18,7 +18,7 @@ from . import relevance, scan_numba
 from .memory import check_room
 from .posteriors import check_classifier
 from .results import count_others, without_self
-from .segments import build, distinct_rows, keep, merge
+from .segments import build, distinct_rows, keep, merge, narrow_ids
 from .tables import Queries, as_float32
 
 MAX_ID = 2**63 - 2  # so that the id after it is an int64 too
@@ -195,6 +195,41 @@ class CodeIndex(VersionedMixin):
             kept = ~np.isin(segment.ids, ids)
             segments.append(segment if kept.all() else keep(segment, kept))
         return self._replace(segments=_compact(segment for segment in segments if segment is not None))
+
+    def renumbered(self, kept):
+        """Return the same items, numbered without a gap: those that a mask of all that there were keeps, in order."""
+        ranks = np.cumsum(kept, dtype=np.int64) - 1
+        segments = tuple(segment._replace(ids=narrow_ids(ranks[segment.ids])) for segment in self.segments)
+        return self._replace(segments=segments, next_id=len(self))
+
+    def has(self, item_id):
+        """Return whether an id, an int, is in the index."""
+        return 0 <= item_id <= MAX_ID and any(bool((segment.ids == item_id).any()) for segment in self.segments)
+
+    def codes_of(self, ids):
+        """Return the codes of items, (n, M) uint8 or uint16.
+
+        Parameters
+        ----------
+        ids : ndarray of shape (n,)
+            Integers in the index, of which some may be the same.
+
+        Raises
+        ------
+        ValueError
+            If an id is not in the index.
+        """
+        distinct, position = np.unique(ids, return_inverse=True)
+        M, K, _ = self.codebooks.shape
+        codes, found = np.empty((len(distinct), M), dtype=code_dtype(K)), np.zeros(len(distinct), dtype=bool)
+        for segment in self.segments:
+            items = np.flatnonzero(np.isin(segment.ids, distinct))
+            to = np.searchsorted(distinct, segment.ids[items])
+            codes[to] = segment.codes_at(items)
+            found[to] = True
+        if not found.all():
+            raise ValueError(f"Expected ids of the database, got {distinct[~found][:5].tolist()}.")
+        return codes[position]
 
     def _take(self, codebooks):
         """Set the codebooks of a new index."""

@@ -54,6 +54,11 @@ class Segment(NamedTuple):
         B, M, _ = self.blocks.shape
         return np.ascontiguousarray(self.blocks.transpose(0, 2, 1)).reshape(B * BLOCK_CODES, M)[: len(self.counts)]
 
+    def codes_at(self, items):
+        """Return the codes of items by their positions, (n, M)."""
+        stored = np.searchsorted(np.cumsum(self.counts, dtype=np.int64), items, side="right")
+        return self.blocks[stored // BLOCK_CODES, :, stored % BLOCK_CODES]
+
     def item_codes(self):
         """Return the code of each item, (n_items, M), in the order of `ids`."""
         return np.repeat(self.codes(), self.counts, axis=0)
@@ -186,10 +191,10 @@ def _from_sorted(codes, ids, order, new):
     rows[:n_codes] = order[starts]
     blocks = _aligned(codes[rows].reshape(B, BLOCK_CODES, M).transpose(0, 2, 1))
     offsets = np.ascontiguousarray(starts[::OFFSET_CODES], dtype=np.int64)
-    return Segment(blocks, *_runs(blocks), counts.astype(np.uint8), offsets, _narrow(ids))
+    return Segment(blocks, *_runs(blocks), counts.astype(np.uint8), offsets, narrow_ids(ids))
 
 
-def _narrow(ids):
+def narrow_ids(ids):
     """Return ids in 32 bits where these hold them."""
     return ids.astype(np.uint32 if ids.max() < 2**32 else np.int64, copy=False)
 

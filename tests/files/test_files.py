@@ -116,7 +116,7 @@ def same_estimator(found, expected):
 QUANTIZERS = st.one_of(
     st.builds(
         lambda M, K, rotation, scale: (ProductQuantizer(M=M, K=K, rotation=rotation, random_state=0), scale),
-        st.integers(1, 4),
+        st.integers(1, 6),
         st.sampled_from([2, 5, 16, 300]),
         st.sampled_from([None, "opq"]),
         st.sampled_from([1, 1e-25, 1e9]),
