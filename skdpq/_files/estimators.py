@@ -157,7 +157,7 @@ class _Writer:
 
     def _index(self, index, path):
         segments = [
-            {name: self._add(f"{path}.{i}.{name}", array) for name, array in segment._asdict().items()}
+            {name: self._add(f"{path}.{i}.{name}", array) for name, array in segment.stored().items()}
             for i, segment in enumerate(index.segments)
         ]
         return {"next_id": index.next_id, "segments": segments}

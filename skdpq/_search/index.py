@@ -15,6 +15,7 @@ from .._codes import check_codes, code_dtype
 from .._frame import frame_of_codebooks
 from .._versions import VersionedMixin
 from . import relevance, scan_numba
+from .among import restrict
 from .memory import check_room
 from .posteriors import check_classifier
 from .results import count_others, without_self
@@ -59,7 +60,7 @@ class CodeIndex(VersionedMixin):
         self.classifier = None
 
     def __len__(self):
-        return sum(len(segment.ids) for segment in self.segments)
+        return sum(int(segment.n_items) for segment in self.segments)
 
     @property
     def ids(self):
@@ -231,6 +232,31 @@ class CodeIndex(VersionedMixin):
             raise ValueError(f"Expected ids of the database, got {distinct[~found][:5].tolist()}.")
         return codes[position]
 
+    def among(self, allowed, n_queries):
+        """Return an index of some of the items, to be searched in one call.
+
+        Parameters
+        ----------
+        allowed : array-like or None
+            A boolean mask in the order of `ids`, or ids, in any order and repeated or not; None for all.
+        n_queries : int
+            How many queries there will be; results do not depend on it.
+
+        Returns
+        -------
+        index : CodeIndex
+            A new index; this one where all are allowed.
+
+        Raises
+        ------
+        ValueError
+            If it is neither, the mask has another length, or an id is not in the index.
+        """
+        if allowed is None:
+            return self
+        n_classes = len(self.classifier.bias) if self.classifier else 0
+        return self._replace(segments=restrict(self.segments, allowed, n_queries, n_classes))
+
     def _take(self, codebooks):
         """Set the codebooks of a new index."""
         codebooks = _check_codebooks(codebooks)
@@ -368,13 +394,15 @@ class CodeIndex(VersionedMixin):
         check_room(within_radius, queries, range(len(queries) if n_queries is None else n_queries), len(self))
         return within_radius(queries)
 
-    def all_kneighbors(self, k, *, n_jobs=None, device=None, plan=None):
+    def all_kneighbors(self, k, candidates=None, *, n_jobs=None, device=None, plan=None):
         """Find the k nearest other items of each item by its code, symmetrically.
 
         Parameters
         ----------
         k : int
-            Number of neighbors, from 1 to one less than the number of items.
+            Number of neighbors, from 1 to one less than the number of candidates.
+        candidates : CodeIndex, default=None
+            From `among`, what may be a neighbor; by default all items.
         n_jobs, device, plan
             As for `kneighbors`.
 
@@ -390,12 +418,13 @@ class CodeIndex(VersionedMixin):
         ValueError
             If k is out of range.
         """
+        candidates = self if candidates is None else candidates
+        if not 1 <= k < len(candidates):
+            raise ValueError(f"Expected k from 1 to {len(candidates) - 1}, the number of other items, got {k}.")
         n = len(self)
-        if not 1 <= k < n:
-            raise ValueError(f"Expected k from 1 to {n - 1}, the number of other items, got {k}.")
         codes, code_of_item = distinct_rows(self.codes)
         scan, plan = self._choose_scan(n_jobs, device, plan)
-        distances, ids = scan.nearest(self.segments, self._queries(codes, True), k + 1, plan)
+        distances, ids = scan.nearest(candidates.segments, self._queries(codes, True), k + 1, plan)
         starts = np.arange(len(codes) + 1) * (k + 1)
         indptr = np.arange(n + 1) * k
         return tuple(
@@ -403,13 +432,15 @@ class CodeIndex(VersionedMixin):
             for found in without_self(code_of_item, self.ids, starts, distances.ravel(), ids.ravel(), indptr)
         )
 
-    def all_radius_neighbors(self, threshold, *, n_jobs=None, device=None, plan=None):
+    def all_radius_neighbors(self, threshold, candidates=None, *, n_jobs=None, device=None, plan=None):
         """Find all other items up to a squared distance from each item by its code, symmetrically.
 
         Parameters
         ----------
         threshold : float32
             Largest squared distance to return.
+        candidates : CodeIndex, default=None
+            As for `all_kneighbors`.
         n_jobs, device, plan
             As for `kneighbors`.
 
@@ -420,8 +451,9 @@ class CodeIndex(VersionedMixin):
         """
         codes, code_of_item = distinct_rows(self.codes)
         queries = self._queries(codes, True)
-        within_radius = self._within_radius(threshold, n_jobs, device, plan)
-        check_room(within_radius, queries, code_of_item, len(self))
+        candidates = self if candidates is None else candidates
+        within_radius = candidates._within_radius(threshold, n_jobs, device, plan)
+        check_room(within_radius, queries, code_of_item, len(candidates))
         counts, distances, ids = within_radius(queries)
         starts = np.concatenate(([0], np.cumsum(counts)))
         item_ids = self.ids

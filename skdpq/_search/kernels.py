@@ -208,7 +208,7 @@ def _collect(segment, query, block, stop, keys, n_keys, n_full, scratch, masks):
                         mask &= mask - np.uint64(1)
                         distance = _code_distance(table, blocks, block, i) if by_sums else scratch[i]
                         u = block * BLOCK_CODES + i
-                        if distance <= threshold and u < n_codes:
+                        if distance <= threshold and u < n_codes and segment.counts[u]:
                             keys[n_keys] = make_key(distance, u)
                             n_keys += 1
             block += 1
@@ -351,6 +351,8 @@ def scan_nearest_together(segment, tables, nearest, first, last, distances):
             code = blocks.ctypes.data + np.uintp(block * M * BLOCK_CODES + i)
             for m in range(n_leading):
                 stale |= i == 0 or blocks[block, m, i] != blocks[block, m, i - 1]
+            if segment.counts[block * BLOCK_CODES + i] == 0:
+                continue
             if stale:
                 mark_queries(code, address, K, n_leading, zero.ctypes.data, leading.ctypes.data)
                 stale = False

@@ -23,7 +23,7 @@ import numpy as np
 from .compiling import kernel, subroutine
 from .posteriors import ROW_CODES, CodeClassifier, block_posteriors, code_posterior, code_scores, code_summary, exp
 from .simd import BLOCK_CODES, bits_float
-from .topk import drop_far, expand_each, make_key, no_candidates, threshold_of_nearest
+from .topk import drop_far, expand_each, make_key, no_candidates, position_of, threshold_of_nearest
 
 _ROUNDING = 2.0**-22  # more than twice the relative error of a float32 number
 _MANY = 16  # codes of a block that are let through; for more, their posteriors are computed for the whole block
@@ -437,12 +437,36 @@ def scan_nearest(segment, prepared, queries, chunk_blocks, distances):
 
 @subroutine
 def _visit(segment, prepared, queries, q, block, candidates, scratch):
-    """Collect the candidates of a query in a block."""
-    threshold, n_keys = candidates.thresholds[q], candidates.n_keys[q]
-    n_keys = _collect(prepared, queries, q, block, threshold, scratch, candidates.keys[q], n_keys)
+    """Collect the candidates of a query in a block; in a view, those with items."""
+    is_view = segment.n_items < len(segment.ids)
+    if is_view and not _has_items(segment.counts, prepared.positions, block):
+        return
+    threshold, n_before = candidates.thresholds[q], candidates.n_keys[q]
+    n_keys = _collect(prepared, queries, q, block, threshold, scratch, candidates.keys[q], n_before)
+    if is_view:
+        n_keys = _drop_without_items(segment.counts, candidates.keys[q], n_before, n_keys)
     candidates.n_keys[q] = n_keys
     if n_keys > candidates.n_full[q]:
         drop_far(candidates, q, segment)
+
+
+@subroutine
+def _has_items(counts, positions, block):
+    """Tell whether a code of a block has items."""
+    i, stop = block * BLOCK_CODES, min((block + 1) * BLOCK_CODES, len(positions))
+    while i < stop and counts[positions[i]] == 0:
+        i += 1
+    return i < stop
+
+
+@subroutine
+def _drop_without_items(counts, keys, first, last):
+    """Drop the keys of codes without items, from `first` up to `last`; return how many keys there are then."""
+    n_keys = first
+    for i in range(first, last):
+        keys[n_keys] = keys[i]
+        n_keys += counts[position_of(keys[i])] > 0
+    return n_keys
 
 
 @kernel

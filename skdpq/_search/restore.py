@@ -12,6 +12,7 @@ from .index import MAX_ID, CodeIndex
 from .segments import OFFSET_CODES, Segment, in_order
 from .simd import BLOCK_CODES
 
+_STORED = tuple(name for name in Segment._fields if name != "n_items")
 _IN_FILE = ("blocks", "counts", "ids")
 _DTYPES = {"prefix_lengths": (np.uint8,), "run_ends": (np.uint32,), "counts": (np.uint8,), "offsets": (np.int64,)}
 _CHUNK_BLOCKS = 2**12
@@ -49,9 +50,10 @@ def index_of(codebooks, segments, next_id, take, mapped, thorough):
     M, K, _ = index.codebooks.shape
     made = []
     for names in segments:
-        if tuple(sorted(names)) != tuple(sorted(Segment._fields)):
+        if sorted(names) != sorted(_STORED):
             raise ValueError(f"expected the arrays of a segment, got {sorted(names)!r:.200}.")
-        segment = Segment(*(take(names[name], mapped=mapped and name in _IN_FILE) for name in Segment._fields))
+        arrays = {name: take(names[name], mapped=mapped and name in _IN_FILE) for name in _STORED}
+        segment = Segment(**arrays, n_items=np.int64(len(arrays["ids"])))
         _check_bounds(segment, M, K)
         if thorough:
             _check_order(segment)
@@ -70,7 +72,7 @@ def _check_bounds(segment, M, K):
     B = -(-n_codes // BLOCK_CODES)
     dtypes = _DTYPES | {"blocks": (code_dtype(K),), "ids": (np.uint32, np.int64)}
     sizes = {"prefix_lengths": B, "run_ends": B, "offsets": -(-n_codes // OFFSET_CODES)}
-    for name, array in segment._asdict().items():
+    for name, array in segment.stored().items():
         shape = (B, M, BLOCK_CODES) if name == "blocks" else (sizes.get(name, len(array)),)
         if array.dtype not in dtypes.get(name, ()) or array.shape != shape:
             raise ValueError(f"expected {name} of shape {shape}, got {array.dtype} of shape {array.shape}.")
@@ -96,7 +98,7 @@ def _check_order(segment):
     if counts.min() < 1 or counts.sum() != len(segment.ids):
         raise ValueError(f"expected as many items as are counted, {counts.sum()}, got {len(segment.ids)}.")
     expected = in_order(segment)
-    for name, array in segment._asdict().items():
+    for name, array in segment.stored().items():
         if not np.array_equal(array, getattr(expected, name)):
             raise ValueError(f"expected {name} of codes in order, got others.")
 

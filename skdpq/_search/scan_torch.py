@@ -26,8 +26,9 @@ from .topk import merge_found
 _POSITION = 2**32 - 1  # the lower half of a key
 _NO_KEY = 2**63 - 1  # larger than any
 
-_stored: dict = {}  # by segment and device
-_stored_posteriors: dict = {}  # the same
+_uploaded: dict = {}  # by blocks of codes and device
+_stored: dict = {}  # by counts of codes and device: a view has the blocks of another segment, and counts of its own
+_stored_posteriors: dict = {}  # by blocks of codes and device
 
 
 class Plan(NamedTuple):
@@ -228,16 +229,17 @@ class _ByPosteriors(NamedTuple):
 
     def _posteriors_of(self, segment, start, stop):
         """Return posteriors of codes, which the first search copies to the device, or each one if they are too many."""
-        key, order = (id(segment.blocks), self.device), _on_device(segment, self.device).order
-        if len(order) * len(self.posteriors) > self.kept:
-            return self._upload(segment.codes()[order[start:stop]])
+        key, stored = (id(segment.blocks), self.device), _on_device(segment, self.device)
+        uploaded = _uploaded[key].order
+        if len(uploaded) * len(self.posteriors) > self.kept:
+            return self._upload(segment.codes()[stored.order[start:stop]])
         classifier, posteriors = _stored_posteriors.get(key, (None, None))
         if classifier is None or not classifier.same_as(self.classifier):
             if classifier is None:
                 weakref.finalize(segment.blocks, _stored_posteriors.pop, key, None)
-            posteriors = self._upload(segment.codes()[order])
+            posteriors = self._upload(segment.codes()[uploaded])
             _stored_posteriors[key] = self.classifier, posteriors
-        return posteriors[start:stop]
+        return posteriors[start:stop] if stored.rows is None else posteriors[stored.rows[start:stop]]
 
     def _upload(self, codes):
         return torch.from_numpy(code_posteriors(codes, self.classifier)).to(self.device)
@@ -279,22 +281,40 @@ def _make_tables(codebooks, on_device, vectors):
     return total.float().reshape(M * K, -1)
 
 
-class _Stored(NamedTuple):
-    """A segment's codes on the device, in the order of their lowest ids.
+class _Uploaded(NamedTuple):
+    """All codes of a segment on the device.
 
     Attributes
     ----------
     codes : tensor of shape (n_codes, M), uint8 or int16
         The codes, of uint16 the same bits.
-    lowest_ids : tensor of shape (n_codes,), int64
+    order : ndarray of shape (n_codes,), of integers
+        Their positions in the segment.
+    """
+
+    codes: torch.Tensor
+    order: np.ndarray
+
+
+class _Stored(NamedTuple):
+    """A segment's codes that have items on the device, in the order of their lowest ids.
+
+    Attributes
+    ----------
+    codes : tensor of shape (n, M), uint8 or int16
+        The codes.
+    lowest_ids : tensor of shape (n,), int64
         The lowest id of each one's items, ascending.
-    order : ndarray of shape (n_codes,), uint32
+    order : ndarray of shape (n,), uint32
         Positions in the segment.
+    rows : tensor of shape (n,), int64, or None
+        Positions among the codes that were uploaded; None where these are the same.
     """
 
     codes: torch.Tensor
     lowest_ids: torch.Tensor
     order: np.ndarray
+    rows: torch.Tensor | None
 
 
 def _on_device(segment, device):
@@ -302,16 +322,35 @@ def _on_device(segment, device):
 
     As a segment never changes, they stay until the segment is dropped. They are no part of it, so never pickled.
     """
-    key = id(segment.blocks), device
+    key = id(segment.counts), device
     if key not in _stored:
-        lowest_ids = segment.ids[segment.first_items()].astype(np.int64)  # torch knows little of uint32
-        order = np.argsort(lowest_ids)
+        with_items = np.flatnonzero(segment.counts)
+        lowest_ids = segment.ids[segment.first_items()[with_items]].astype(np.int64)  # torch knows little of uint32
+        by_id = np.argsort(lowest_ids)
+        order = with_items[by_id].astype(np.uint32)
+        uploaded = _upload_codes(segment, order, device)
+        codes, rows = uploaded.codes, None
+        if uploaded.order is not order:
+            row_of_code = np.empty(len(segment.counts), dtype=np.int64)
+            row_of_code[uploaded.order] = np.arange(len(row_of_code))
+            rows = torch.from_numpy(row_of_code[order]).to(device)
+            codes = codes[rows]
+        _stored[key] = _Stored(codes, torch.from_numpy(lowest_ids[by_id]).to(device), order, rows)
+        weakref.finalize(segment.counts, _stored.pop, key, None)
+    return _stored[key]
+
+
+def _upload_codes(segment, order, device):
+    """Return all codes of a segment on the device; the first search copies them, in its order if that has all."""
+    key = id(segment.blocks), device
+    if key not in _uploaded:
+        order = order if len(order) == len(segment.counts) else np.arange(len(segment.counts))
         codes = segment.codes()[order]
         codes = codes.view(np.int16) if codes.itemsize == 2 else codes  # of uint16, torch knows little
-        tensors = (torch.from_numpy(array).to(device) for array in (codes, lowest_ids[order]))
-        _stored[key] = _Stored(*tensors, order.astype(np.uint32))
-        weakref.finalize(segment.blocks, _stored.pop, key, None)
-    return _stored[key]
+        # What another thread has uploaded meanwhile may be in another order, which posteriors may be in by now.
+        _uploaded.setdefault(key, _Uploaded(torch.from_numpy(codes).to(device), order))
+        weakref.finalize(segment.blocks, _uploaded.pop, key, None)
+    return _uploaded[key]
 
 
 def _distances(codes, tables):
@@ -358,7 +397,7 @@ def _nearest_codes(segment, comparison, k, plan):
     # Of as many codes as came before, about k are nearer than the k nearest of those.
     n_first = min(max(plan.first_codes, k), n_most // n_queries)
     n_block = plan.block_distances // comparison.entries_of_code(segment)
-    for start, stop in _blocks_of_codes(len(segment.counts), n_first, n_block):
+    for start, stop in _blocks_of_codes(len(_on_device(segment, comparison.device).order), n_first, n_block):
         keys = _keep_nearest(keys, comparison.distances(segment, start, stop).view(torch.int32), start, n_most)
     return keys
 

@@ -9,10 +9,12 @@ has up to 255 items, of which one byte holds the number; a code with more is sto
 more than 32 bits.
 """
 
+import math
 from typing import NamedTuple
 
 import numpy as np
 
+from .compiling import kernel
 from .simd import BLOCK_CODES
 
 OFFSET_CODES = 64  # codes from one stored offset to the next
@@ -33,10 +35,12 @@ class Segment(NamedTuple):
     counts : ndarray of shape (n_codes,), uint8
         How many items each code has.
     offsets : ndarray of shape (ceil(n_codes / 64),), int64
-        How many items come before code 0, 64, 128, ...
+        How many items come before code 0, 64, 128, ... Empty in a view of one item a code: if any, code u has item u.
     ids : ndarray of shape (n_items,), uint32 or int64
         Ids of the items, in the order of their codes, ascending for each. Not the smallest type that holds them: Numba
         compiles the kernels for each.
+    n_items : int64
+        How many items the segment has. Fewer than ids only in a view, where codes may be without items.
     """
 
     blocks: np.ndarray
@@ -45,6 +49,7 @@ class Segment(NamedTuple):
     counts: np.ndarray
     offsets: np.ndarray
     ids: np.ndarray
+    n_items: np.int64
 
     def __reduce__(self):
         return _restore, tuple(self)
@@ -63,8 +68,16 @@ class Segment(NamedTuple):
         """Return the code of each item, (n_items, M), in the order of `ids`."""
         return np.repeat(self.codes(), self.counts, axis=0)
 
+    def stored(self):
+        """Return the arrays of a segment that is no view, by name: what a file has to hold."""
+        arrays = self._asdict()
+        del arrays["n_items"]
+        return arrays
+
     def first_items(self):
         """Return the position of each code's first item, (n_codes,) int64."""
+        if len(self.offsets) == 0:
+            return np.arange(len(self.counts))
         return np.cumsum(self.counts, dtype=np.int64) - self.counts
 
 
@@ -148,6 +161,73 @@ def in_order(segment):
     return _from_sorted(codes, segment.ids, stored, new)
 
 
+def take(segment, items):
+    """Return a segment with some items of another, for a search; None if there are none.
+
+    Takes as long as there are items to take, however many there are in the segment. A code may be stored more often
+    than it has to be, and ids keep their type, for which the kernels are compiled.
+
+    Parameters
+    ----------
+    segment : Segment
+        The segment; it stays as it is.
+    items : ndarray of shape (n,), of integers
+        Positions of the items in it, ascending.
+
+    Returns
+    -------
+    segment : Segment or None
+        A new segment.
+    """
+    if len(items) == 0:
+        return None
+    code = items
+    if len(segment.ids) > len(segment.counts):
+        groups = np.searchsorted(segment.offsets, items, side="right") - 1
+        code = _codes_of_items(segment.counts, segment.offsets, groups, items)
+    starts = np.flatnonzero(np.concatenate(([True], code[1:] != code[:-1])))
+    B, M = -(-len(starts) // BLOCK_CODES), segment.blocks.shape[1]
+    blocks = _aligned_empty((B, M, BLOCK_CODES), segment.blocks.dtype)
+    _copy_codes(segment.blocks, code[starts], blocks)
+    counts = _lengths(starts, len(items)).astype(np.uint8)
+    offsets = np.ascontiguousarray(starts[::OFFSET_CODES], dtype=np.int64)
+    return Segment(blocks, *_runs(blocks), counts, offsets, segment.ids[items], np.int64(len(items)))
+
+
+def view(segment, mask, ranks, first):
+    """Return a segment that shares the codes of another and has some of its items; None if there are none.
+
+    Takes little longer than to read the mask. Codes without items stay where they are, with a count of zero; where a
+    code has one item, so do the ids, those of items that are not taken among them.
+
+    Parameters
+    ----------
+    segment : Segment
+        The segment; it stays as it is.
+    mask : ndarray of bool
+        Which items to take.
+    ranks : ndarray of shape (n_items,), of integers
+        Where the mask tells of each item, less `first`.
+    first : int
+        What is subtracted from the ranks.
+
+    Returns
+    -------
+    segment : Segment or None
+        A new segment, with the blocks of the other.
+    """
+    taken = np.empty(len(ranks), dtype=np.uint8)
+    n_items = np.int64(_read_mask(mask, ranks, first, taken))
+    if n_items == 0:
+        return None
+    if len(segment.ids) == len(segment.counts):
+        return segment._replace(counts=taken, offsets=np.empty(0, dtype=np.int64), n_items=n_items)
+    whole = segment.counts, segment.offsets, segment.ids
+    counts, offsets, ids = (np.zeros(len(array), array.dtype) for array in whole)
+    _take_items(segment.counts, segment.ids, taken, counts, offsets, ids)
+    return segment._replace(counts=counts, offsets=offsets, ids=ids, n_items=n_items)
+
+
 def distinct_rows(codes):
     """Return the distinct rows in lexicographic order, and for every row the position of its like among them."""
     words = _sort_words(codes)
@@ -161,6 +241,53 @@ def distinct_rows(codes):
 def count_up(counts):
     """Return ``range(n)`` of each of some counts n, one after the other."""
     return np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
+
+
+@kernel
+def _codes_of_items(counts, offsets, groups, items):
+    """Return the code of each item, given the 64 codes that it is among; whatever a file counts, there is one."""
+    codes = np.empty(len(items), dtype=np.int64)
+    for i in range(len(items)):
+        u, end = groups[i] * OFFSET_CODES, offsets[groups[i]]
+        while end + counts[u] <= items[i] and u + 1 < len(counts):
+            end += counts[u]
+            u += 1
+        codes[i] = u
+    return codes
+
+
+@kernel
+def _copy_codes(blocks, codes, out):
+    """Copy codes by their positions into other blocks; the last one fills up the last block."""
+    for i in range(len(out) * BLOCK_CODES):
+        u = codes[min(i, len(codes) - 1)]
+        for m in range(blocks.shape[1]):
+            out[i // BLOCK_CODES, m, i % BLOCK_CODES] = blocks[u // BLOCK_CODES, m, u % BLOCK_CODES]
+
+
+@kernel
+def _read_mask(mask, ranks, first, taken):
+    """Write what a mask tells of each item, and return how many are taken."""
+    n = np.int64(0)
+    for i in range(len(ranks)):
+        taken[i] = mask[np.uint64(np.int64(ranks[i]) - first)]  # an index without a sign needs no second look
+        n += taken[i]
+    return n
+
+
+@kernel
+def _take_items(counts, ids, taken, out_counts, out_offsets, out_ids):
+    """Write how many items of each code are taken, how many come before each 64 codes, and their ids."""
+    item, n = np.int64(0), np.int64(0)
+    for u in range(len(counts)):
+        if u % OFFSET_CODES == 0:
+            out_offsets[u // OFFSET_CODES] = n
+        for _ in range(min(np.int64(counts[u]), len(ids) - item)):  # a file may count more than there are
+            if taken[item]:
+                out_ids[n] = ids[item]
+                out_counts[u] += np.uint8(1)
+                n += 1
+            item += 1
 
 
 def _sort(words):
@@ -191,7 +318,7 @@ def _from_sorted(codes, ids, order, new):
     rows[:n_codes] = order[starts]
     blocks = _aligned(codes[rows].reshape(B, BLOCK_CODES, M).transpose(0, 2, 1))
     offsets = np.ascontiguousarray(starts[::OFFSET_CODES], dtype=np.int64)
-    return Segment(blocks, *_runs(blocks), counts.astype(np.uint8), offsets, narrow_ids(ids))
+    return Segment(blocks, *_runs(blocks), counts.astype(np.uint8), offsets, narrow_ids(ids), np.int64(len(ids)))
 
 
 def narrow_ids(ids):
@@ -201,11 +328,17 @@ def narrow_ids(ids):
 
 def _aligned(array):
     """Copy an array to where no vector of 64 bytes crosses a cache line."""
-    buffer = np.empty(array.nbytes + 64, dtype=np.uint8)
-    start = -buffer.ctypes.data % 64
-    copied = buffer[start : start + array.nbytes].view(array.dtype).reshape(array.shape)
+    copied = _aligned_empty(array.shape, array.dtype)
     copied[...] = array
     return copied
+
+
+def _aligned_empty(shape, dtype):
+    """Allocate an array where no vector of 64 bytes crosses a cache line."""
+    n_bytes = math.prod(shape) * dtype.itemsize
+    buffer = np.empty(n_bytes + 64, dtype=np.uint8)
+    start = -buffer.ctypes.data % 64
+    return buffer[start : start + n_bytes].view(dtype).reshape(shape)
 
 
 def _restore(blocks, *others):

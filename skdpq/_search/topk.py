@@ -50,6 +50,8 @@ class Candidates(NamedTuple):
 @subroutine
 def first_item(segment, u):
     """Return the position of code u's first item among the items of a segment."""
+    if len(segment.offsets) == 0:
+        return u
     start = segment.offsets[u // OFFSET_CODES]
     for v in range(u // OFFSET_CODES * OFFSET_CODES, u):
         start += segment.counts[v]
@@ -347,7 +349,7 @@ def no_candidates(segment, distances):
     """Return candidates for what may come before the nearest items found in other segments."""
     n_queries, k = distances.shape
     n_codes = len(segment.counts)
-    n_spare = n_worth_collecting(k, n_codes, len(segment.ids))
+    n_spare = n_worth_collecting(k, n_codes, segment.n_items)
     keys = np.empty((n_queries, max_kept(k, n_codes) + n_spare + BLOCK_CODES + 1), dtype=np.uint64)
     n_keys, n_full = np.empty(n_queries, dtype=np.int64), np.empty(n_queries, dtype=np.int64)
     thresholds = np.empty(n_queries, dtype=np.float32)

@@ -353,7 +353,7 @@ def test_codes_are_uploaded_once_and_dropped_with_the_database(device):
         return ids
 
     search(index)
-    (uploaded,) = [stored for key, stored in scan_torch._stored.items() if key[0] == id(index.segments[0].blocks)]
+    (uploaded,) = [stored for key, stored in scan_torch._stored.items() if key[0] == id(index.segments[0].counts)]
     search(index)
     search(index.with_codebooks(problem.codebooks * 2))
     index.radius_neighbors(queries, np.float32(1), symmetric=False, device=device)

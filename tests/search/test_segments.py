@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.testing import assert_array_equal
 
-from skdpq._search.segments import OFFSET_CODES, build, count_up, distinct_rows, keep, merge
+from skdpq._search.segments import OFFSET_CODES, build, count_up, distinct_rows, keep, merge, take, view
 from skdpq._search.simd import BLOCK_CODES
 
 
@@ -106,6 +106,47 @@ def test_what_is_kept_stays_in_order(items, share, seed):
     else:
         assert found is None
     assert_same(segment, before)
+
+
+@given(items, st.floats(0, 1), st.integers(0, 2**32 - 1))
+def test_what_is_taken_for_a_search_stays_in_order(items, share, seed):
+    segment = build(*items)
+    before = copy.deepcopy(segment)
+    taken = np.random.default_rng(seed).random(len(segment.ids)) < share
+    found = take(segment, np.flatnonzero(taken))
+    if taken.any():
+        assert_valid(found)
+        assert_array_equal(found.item_codes(), segment.item_codes()[taken])
+        assert_array_equal(found.ids, segment.ids[taken])
+    else:
+        assert found is None
+    assert_same(segment, before)
+
+
+@given(items, st.floats(0, 1), st.integers(0, 2**32 - 1))
+def test_a_view_has_the_codes_of_its_segment_and_some_of_the_items(items, share, seed):
+    segment, rng = build(*items), np.random.default_rng(seed)
+    before, taken, ranks = copy.deepcopy(segment), rng.random(len(segment.ids)) < share, rng.permutation(len(items[1]))
+    mask = np.empty_like(taken)
+    mask[ranks] = taken
+    found = view(segment, mask, ranks + 5, 5)
+    if taken.any():
+        assert found.blocks is segment.blocks
+        assert_array_equal(found.counts, np.add.reduceat(taken.astype(int), segment.first_items()))
+        firsts = found.first_items()
+        assert len(found.offsets) == 0 or found.offsets.tolist() == firsts[::OFFSET_CODES].tolist()
+        places = np.repeat(firsts, found.counts) + count_up(found.counts.astype(int))
+        assert_array_equal(found.ids[places], segment.ids[taken])
+        assert [array.dtype for array in found] == [array.dtype for array in segment]  # the kernels are compiled
+    else:
+        assert found is None
+    assert_same(segment, before)
+
+
+@pytest.mark.parametrize("largest", [2**32 - 1, 2**32])
+def test_what_is_taken_keeps_the_type_of_its_ids_for_which_kernels_are_compiled(largest):
+    segment = build(np.arange(3, dtype=np.uint8)[:, None], np.array([5, largest, 7]))
+    assert take(segment, np.array([0])).ids.dtype == segment.ids.dtype
 
 
 @given(items, st.integers(1, 5))
