@@ -11,6 +11,7 @@ _Method = TypeVar("_Method", bound=Callable[..., Any])
 Codes: TypeAlias = NDArray[np.unsignedinteger[Any]]  # uint8 or uint16
 Floats: TypeAlias = NDArray[np.floating[Any]]  # float32 or float64
 Queries: TypeAlias = ArrayLike | None
+Among: TypeAlias = ArrayLike | None
 Ids: TypeAlias = NDArray[Any]  # int64, or str where the ids are strings
 Found: TypeAlias = tuple[NDArray[np.float64], Ids]
 FoundWithin: TypeAlias = tuple[NDArray[np.object_], NDArray[np.object_]]

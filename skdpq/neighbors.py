@@ -31,7 +31,7 @@ from ._search.relevance import largest_distance
 from ._search.results import split_results
 from ._search.scan_numba import query_blocks
 from ._search.tables import largest_square
-from ._typing import Codes, Device, Found, FoundWithin, Ids, Queries, typed
+from ._typing import Among, Codes, Device, Found, FoundWithin, Ids, Queries, typed
 from ._versions import VersionedMixin
 from .metrics import score_neighbors
 from .product_quantizer import ProductQuantizer
@@ -475,15 +475,25 @@ class DPQNeighbors(
 
     @overload
     def kneighbors(
-        self, X: Queries = ..., n_neighbors: int | None = ..., return_distance: Literal[True] = ...
+        self,
+        X: Queries = ...,
+        n_neighbors: int | None = ...,
+        return_distance: Literal[True] = ...,
+        *,
+        among: Among = ...,
     ) -> Found: ...
     @overload
     def kneighbors(
-        self, X: Queries = ..., n_neighbors: int | None = ..., *, return_distance: Literal[False]
+        self, X: Queries = ..., n_neighbors: int | None = ..., *, return_distance: Literal[False], among: Among = ...
     ) -> Ids: ...
     @reads
     def kneighbors(
-        self, X: Queries = None, n_neighbors: int | None = None, return_distance: bool = True
+        self,
+        X: Queries = None,
+        n_neighbors: int | None = None,
+        return_distance: bool = True,
+        *,
+        among: Among = None,
     ) -> Found | Ids:
         """Find the nearest items of the database.
 
@@ -496,6 +506,9 @@ class DPQNeighbors(
             Number of neighbours; by default the parameter of that name.
         return_distance : bool, default=True
             Whether to return the distances.
+        among : array-like, default=None
+            Search among some of the items: a boolean mask of shape (n_samples_fit_,), in the order of `ids_`, or ids,
+            in any order. By default all items are searched.
 
         Returns
         -------
@@ -511,25 +524,47 @@ class DPQNeighbors(
         TypeError
             If `n_neighbors` is not an integer.
         ValueError
-            If X does not match the data that it was fitted on, or `n_neighbors` is not positive or more than there
-            are.
+            If X does not match the data that it was fitted on, `n_neighbors` is not positive or more than there are
+            among those to be searched, or `among` is no mask of the items and has no ids of the database alone.
+
+        Examples
+        --------
+        >>> from skdpq import DPQNeighbors, ProductQuantizer
+        >>> X = [[0.0], [1.0], [8.0], [9.0]]
+        >>> neighbors = DPQNeighbors(2, quantizer=ProductQuantizer(M=1, K=4)).fit(X)
+        >>> neighbors.kneighbors([[0.2]], return_distance=False)
+        array([[0, 1]])
+        >>> neighbors.kneighbors([[0.2]], return_distance=False, among=[3, 1])
+        array([[1, 3]])
+        >>> neighbors.kneighbors([[0.2]], return_distance=False, among=neighbors.ids_ > 1)
+        array([[2, 3]])
         """
         check_is_fitted(self)
-        distances, neigh_ind = self._kneighbors(X, n_neighbors)
+        distances, neigh_ind = self._kneighbors(X, n_neighbors, among)
         neigh_ind = self._named(neigh_ind)
         return (distances, neigh_ind) if return_distance else neigh_ind
 
     @overload
     def kneighbors_codes(
-        self, codes: ArrayLike, n_neighbors: int | None = ..., return_distance: Literal[True] = ...
+        self,
+        codes: ArrayLike,
+        n_neighbors: int | None = ...,
+        return_distance: Literal[True] = ...,
+        *,
+        among: Among = ...,
     ) -> Found: ...
     @overload
     def kneighbors_codes(
-        self, codes: ArrayLike, n_neighbors: int | None = ..., *, return_distance: Literal[False]
+        self, codes: ArrayLike, n_neighbors: int | None = ..., *, return_distance: Literal[False], among: Among = ...
     ) -> Ids: ...
     @reads
     def kneighbors_codes(
-        self, codes: ArrayLike, n_neighbors: int | None = None, return_distance: bool = True
+        self,
+        codes: ArrayLike,
+        n_neighbors: int | None = None,
+        return_distance: bool = True,
+        *,
+        among: Among = None,
     ) -> Found | Ids:
         """Find the nearest items of the database to codes, symmetrically (section 3.1.3).
 
@@ -541,6 +576,8 @@ class DPQNeighbors(
             Number of neighbours; by default the parameter of that name.
         return_distance : bool, default=True
             Whether to return the distances.
+        among : array-like, default=None
+            As for `kneighbors`.
 
         Returns
         -------
@@ -556,12 +593,12 @@ class DPQNeighbors(
         TypeError
             If `n_neighbors` is not an integer.
         ValueError
-            If the codes do not fit the codebooks, or `n_neighbors` is not positive or more than there are.
+            If the codes do not fit the codebooks, or as `kneighbors`.
         """
         M, K, _ = self._fitted_index().codebooks.shape
         codes = check_codes(codes, M, K)
-        k = self._check_n_neighbors(n_neighbors, len(codes))
-        index = self._index()
+        index = self._index().among(self._allowed(among), len(codes))
+        k = self._check_n_neighbors(n_neighbors, len(index), len(codes))
         distances, neigh_ind = index.kneighbors(codes, k, symmetric=True, **self._how())
         distances, neigh_ind = self._distances(distances, index), self._named(neigh_ind)
         return (distances, neigh_ind) if return_distance else neigh_ind
@@ -573,10 +610,18 @@ class DPQNeighbors(
         radius: float | None = ...,
         return_distance: Literal[True] = ...,
         sort_results: bool = ...,
+        *,
+        among: Among = ...,
     ) -> FoundWithin: ...
     @overload
     def radius_neighbors(
-        self, X: Queries = ..., radius: float | None = ..., *, return_distance: Literal[False], sort_results: bool = ...
+        self,
+        X: Queries = ...,
+        radius: float | None = ...,
+        *,
+        return_distance: Literal[False],
+        sort_results: bool = ...,
+        among: Among = ...,
     ) -> NDArray[np.object_]: ...
     @reads
     def radius_neighbors(
@@ -585,6 +630,8 @@ class DPQNeighbors(
         radius: float | None = None,
         return_distance: bool = True,
         sort_results: bool = False,
+        *,
+        among: Among = None,
     ) -> FoundWithin | NDArray[np.object_]:
         """Find all items of the database within a radius, boundary included.
 
@@ -598,6 +645,8 @@ class DPQNeighbors(
             Whether to return the distances.
         sort_results : bool, default=False
             Results are sorted by (distance, id) in any case.
+        among : array-like, default=None
+            As for `kneighbors`.
 
         Returns
         -------
@@ -614,13 +663,13 @@ class DPQNeighbors(
             If what is within the radius will not fit into memory; a look at a few queries tells, and the message how
             much it would take.
         ValueError
-            If X does not match the data that it was fitted on, or with ``sort_results=True`` and
+            If X does not match the data that it was fitted on, for another `among`, or with ``sort_results=True`` and
             ``return_distance=False``, as in scikit-learn.
         """
         check_is_fitted(self)
         if sort_results and not return_distance:
             raise ValueError("return_distance must be True if sort_results is True.")
-        distances, ids, indptr = self._radius_neighbors(X, radius)
+        distances, ids, indptr = self._radius_neighbors(X, radius, among)
         neigh_ind = split_results(self._named(ids), indptr)
         return (split_results(distances, indptr), neigh_ind) if return_distance else neigh_ind
 
@@ -630,6 +679,8 @@ class DPQNeighbors(
         X: Queries = None,
         n_neighbors: int | None = None,
         mode: Literal["connectivity", "distance"] = "connectivity",
+        *,
+        among: Among = None,
     ) -> csr_array | csr_matrix:
         """Compute the graph of nearest neighbours.
 
@@ -641,6 +692,8 @@ class DPQNeighbors(
             Number of neighbours; by default the parameter of that name.
         mode : {"connectivity", "distance"}, default="connectivity"
             Whether edges are one or the distance.
+        among : array-like, default=None
+            As for `kneighbors`.
 
         Returns
         -------
@@ -656,7 +709,7 @@ class DPQNeighbors(
         """
         check_is_fitted(self)
         _check_mode(mode)
-        distances, ids = self._kneighbors(X, n_neighbors)
+        distances, ids = self._kneighbors(X, n_neighbors, among)
         indptr = np.arange(len(ids) + 1) * ids.shape[1]
         return self._graph(mode, distances.ravel(), ids.ravel(), indptr)
 
@@ -667,6 +720,8 @@ class DPQNeighbors(
         radius: float | None = None,
         mode: Literal["connectivity", "distance"] = "connectivity",
         sort_results: bool = False,
+        *,
+        among: Among = None,
     ) -> csr_array | csr_matrix:
         """Compute the graph of neighbours within a radius.
 
@@ -680,6 +735,8 @@ class DPQNeighbors(
             Whether edges are one or the distance.
         sort_results : bool, default=False
             The entries of a row are in ascending order of distance in any case.
+        among : array-like, default=None
+            As for `kneighbors`.
 
         Returns
         -------
@@ -695,7 +752,7 @@ class DPQNeighbors(
         """
         check_is_fitted(self)
         _check_mode(mode)
-        distances, ids, indptr = self._radius_neighbors(X, radius)
+        distances, ids, indptr = self._radius_neighbors(X, radius, among)
         return self._graph(mode, distances, ids, indptr)
 
     def transform(self, X: ArrayLike) -> csr_array | csr_matrix:
@@ -966,6 +1023,11 @@ class DPQNeighbors(
         if hasattr(self, "labels_") or hasattr(self, "classes_"):
             check_stored(self.classes_, self.labels_, len(self.index_))
 
+    def _allowed(self, among):
+        """Return the parameter `among` as the index takes it: its ids by their numbers."""
+        is_mask = among is None or np.asarray(among).dtype == bool
+        return among if is_mask else numbers_of(self.names_, among)
+
     def _named(self, ids):
         """Return ids as users see them."""
         return ids if self.names_ is None else self.names_.at(ids)
@@ -990,33 +1052,35 @@ class DPQNeighbors(
         """Return what decides how fast the index searches."""
         return {"n_jobs": self._valid("n_jobs"), "device": search_device(self.device)}
 
-    def _kneighbors(self, X, n_neighbors):
+    def _kneighbors(self, X, n_neighbors, among):
         index, symmetric, how = self._index(), self._symmetric(), self._how()
         if X is None:
-            k = self._check_n_neighbors(n_neighbors, len(index), excluding=True)
-            distances, ids = index.all_kneighbors(k, **how)
+            candidates = index.among(self._allowed(among), len(index))
+            k = self._check_n_neighbors(n_neighbors, len(candidates), len(index), excluding=True)
+            distances, ids = index.all_kneighbors(k, candidates, **how)
         else:
             self._check_samples(X)
-            k = self._check_n_neighbors(n_neighbors, _num_samples(X))
+            index = index.among(self._allowed(among), _num_samples(X))
+            k = self._check_n_neighbors(n_neighbors, len(index), _num_samples(X))
             found = [index.kneighbors(block, k, symmetric=symmetric, **how) for block in self._blocks(X)]
             distances, ids = map(np.concatenate, zip(*found, strict=True))
         return self._distances(distances, index), ids
 
-    def _check_n_neighbors(self, n_neighbors, n_queries, excluding=False):
-        """Raise what scikit-learn's NearestNeighbors raises, word for word."""
+    def _check_n_neighbors(self, n_neighbors, n_items, n_queries, excluding=False):
+        """Raise what scikit-learn's NearestNeighbors raises, word for word, had it been fitted on so many items."""
         k = self.n_neighbors if n_neighbors is None else n_neighbors
         if k <= 0:
             raise ValueError(f"Expected n_neighbors > 0. Got {k}")
         if not isinstance(k, Integral):
             raise TypeError(f"n_neighbors does not take {type(k)} value, enter integer value")
-        if k > self.n_samples_fit_ - excluding:
+        if k > n_items - excluding:
             raise ValueError(
                 f"Expected n_neighbors {'<' if excluding else '<='} n_samples_fit, but n_neighbors = {k}, "
-                f"n_samples_fit = {self.n_samples_fit_}, n_samples = {n_queries}"
+                f"n_samples_fit = {n_items}, n_samples = {n_queries}"
             )
         return int(k)
 
-    def _radius_neighbors(self, X, radius):
+    def _radius_neighbors(self, X, radius, among):
         radius = self._valid("radius") if radius is None else radius
         if not isinstance(radius, Real) or np.isnan(radius):
             raise ValueError(f"Expected radius as a real number, got {radius!r}.")
@@ -1026,9 +1090,10 @@ class DPQNeighbors(
         else:
             limit = largest_square(float(np.ldexp(float(radius), -index.frame.exponent)))
         if X is None:
-            counts, distances, ids = index.all_radius_neighbors(limit, **how)
+            counts, distances, ids = index.all_radius_neighbors(limit, index.among(self._allowed(among), len(index)), **how)
         else:
             self._check_samples(X)
+            index = index.among(self._allowed(among), _num_samples(X))
             how |= {"symmetric": symmetric, "n_queries": _num_samples(X)}
             found = [index.radius_neighbors(block, limit, **how) for block in self._blocks(X)]
             counts, distances, ids = map(np.concatenate, zip(*found, strict=True))

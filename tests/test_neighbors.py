@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import polars as pl
 import pytest
+import torch
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy.sparse import csr_array
 from sklearn import config_context
@@ -153,7 +154,7 @@ METHODS = ["kneighbors", "radius_neighbors", "kneighbors_graph", "radius_neighbo
 @pytest.mark.parametrize("method", METHODS)
 def test_signatures_are_those_of_nearest_neighbors(method):
     ours, theirs = (inspect.signature(getattr(c, method)) for c in (DPQNeighbors, NearestNeighbors))
-    assert [(p.name, p.default, p.kind) for p in ours.parameters.values()] == [
+    assert [(p.name, p.default, p.kind) for p in ours.parameters.values() if p.name != "among"] == [
         (p.name, p.default, p.kind) for p in theirs.parameters.values()
     ]
 
@@ -1031,6 +1032,145 @@ def test_updates_and_pickles_are_searched_by_relevance(digits, classifying):
         assert_same(ours.radius_neighbors(Q, 0.5), whole.radius_neighbors(Q, 0.5))
         assert_same(ours.kneighbors(), whole.kneighbors())
         assert ours.score(Q, y_queries) == whole.score(Q, y_queries)
+
+
+# Among some
+
+
+def filtered(found, allowed, k):
+    """Keep of results among all, ordered rows of distances and ids, the first k that are allowed."""
+    kept = [np.flatnonzero(np.isin(row, allowed))[:k] for row in found[1]]
+    return tuple(np.array([row[columns] for row, columns in zip(part, kept, strict=True)]) for part in found)
+
+
+SEARCHES = {
+    "asymmetric": {},
+    "symmetric": {"search": "symmetric"},
+    "relevance": {"metric": "relevance"},
+    "two threads": {"n_jobs": 2},
+    "by torch": {"device": torch.device("cpu")},
+    "relevance by torch": {"metric": "relevance", "device": torch.device("cpu")},
+}
+
+
+@pytest.mark.parametrize("as_ids", [False, True])
+@pytest.mark.parametrize("n_allowed", [10, 300])
+@pytest.mark.parametrize("options", SEARCHES.values(), ids=SEARCHES)
+def test_a_search_among_some_is_one_among_all_less_the_others(digits, classifying, options, n_allowed, as_ids):
+    X, Q, y, _ = digits
+    ours = DPQNeighbors(quantizer=FrozenEstimator(classifying), **options).fit(X[:400], y[:400])
+    ours.remove([3, 40]).add(X[400:402], y[400:402], ids=[1000, 900])
+    rng = np.random.default_rng(0)
+    allowed = rng.permutation(ours.ids_)[:n_allowed]
+    among = np.concatenate((allowed, allowed[:3])) if as_ids else np.isin(ours.ids_, allowed)
+    for X_or_none in (Q[:30], None):
+        everything = ours.kneighbors(X_or_none, 399 + (X_or_none is not None))
+        expected = filtered(everything, allowed, 7)
+        assert_same(ours.kneighbors(X_or_none, 7, among=among), expected)
+        assert_same(ours.kneighbors(X_or_none, 7, return_distance=False, among=among), expected[1])
+        radius = np.median(expected[0])
+        found = ours.radius_neighbors(X_or_none, radius, among=among)
+        for distances, ids, all_distances, all_ids in zip(*found, *everything, strict=True):
+            kept = np.isin(all_ids, allowed) & (all_distances <= radius)
+            assert_same((distances, ids), (all_distances[kept], all_ids[kept]))
+        assert_same(ours.radius_neighbors(X_or_none, radius, return_distance=False, among=among), found[1])
+    codes = classifying.encode(Q[:30])
+    assert_same(ours.kneighbors_codes(codes, 7, among=among), filtered(ours.kneighbors_codes(codes, 400), allowed, 7))
+
+
+@pytest.mark.parametrize("mode", ["connectivity", "distance"])
+def test_graphs_among_some_keep_their_shape(data, mode):
+    X, Q = data
+    ours = DPQNeighbors(quantizer=RowQuantizer()).fit(X).remove([5, 6])
+    allowed = ours.ids_ < 20
+    theirs = NearestNeighbors(algorithm="brute").fit(X[ours.ids_[allowed]])
+    for ours_graph, theirs_graph in [
+        (ours.kneighbors_graph(Q, 4, mode, among=allowed), theirs.kneighbors_graph(Q, 4, mode)),
+        (ours.radius_neighbors_graph(Q, 700, mode, among=allowed), theirs.radius_neighbors_graph(Q, 700, mode)),
+    ]:
+        assert ours_graph.shape == (len(Q), 58)
+        assert_array_equal(ours_graph.toarray()[:, allowed], theirs_graph.toarray())
+        assert not ours_graph.toarray()[:, ~allowed].any()
+    graph = ours.kneighbors_graph(None, 4, mode, among=allowed)
+    assert graph.shape == (58, 58)
+    assert_array_equal(np.diff(graph.indptr), 4)
+    assert not graph.toarray()[:, ~allowed].any()
+    assert ours.radius_neighbors_graph(None, 700, mode, among=[]).shape == (58, 58)
+
+
+AMONG_CALLS = {
+    "k > n": lambda e, Q, **among: e.kneighbors(Q, 21, **among),
+    "k = n without X": lambda e, Q, **among: e.kneighbors(None, 20, **among),
+    "graph, k > n": lambda e, Q, **among: e.kneighbors_graph(Q, 21, **among),
+    "k = 0": lambda e, Q, **among: e.kneighbors(Q, 0, **among),
+}
+
+
+@pytest.mark.parametrize("as_ids", [False, True])
+@pytest.mark.parametrize("call", AMONG_CALLS.values(), ids=AMONG_CALLS)
+def test_too_many_neighbors_among_some_are_refused_as_by_nearest_neighbors_of_these(data, call, as_ids):
+    X, Q = data
+    ours = DPQNeighbors(quantizer=RowQuantizer()).fit(X)
+    among = np.arange(20) if as_ids else ours.ids_ < 20
+    errors = []
+    for estimator, options in ((ours, {"among": among}), (NearestNeighbors().fit(X[:20]), {})):
+        with pytest.raises(ValueError, match="n_neighbors") as info:
+            call(estimator, Q, **options)
+        errors.append(str(info.value).replace("n_samples = 60", "n_samples = 20"))  # without X, all items are queries
+    assert errors[0] == errors[1]
+
+
+@pytest.mark.parametrize("among", [[], np.zeros(60, bool)], ids=["ids", "mask"])
+def test_among_none_there_is_no_neighbor(data, among):
+    X, Q = data
+    ours = DPQNeighbors(quantizer=RowQuantizer()).fit(X)
+    for queries in (Q, None):
+        with pytest.raises(ValueError, match="n_samples_fit = 0"):
+            ours.kneighbors(queries, 1, among=among)
+        n_queries = 60 if queries is None else len(Q)
+        assert [len(ids) for ids in ours.radius_neighbors(queries, np.inf, among=among)[1]] == [0] * n_queries
+        graph = ours.radius_neighbors_graph(queries, np.inf, among=among)
+        assert (graph.shape, graph.nnz) == ((n_queries, 60), 0)
+    with pytest.raises(ValueError, match="n_samples_fit = 0"):
+        ours.kneighbors_codes(ours.codes_, 1, among=among)
+
+
+BAD_AMONG = {
+    "another length": (np.ones(59, bool), r"got bool of shape \(59,\)"),
+    "numbers": (np.ones(60), r"got float64 of shape \(60,\)"),
+    "unknown": ([4, 60, -1], r"Expected ids of the database in among, got \[60, -1\]"),
+}
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(("among", "message"), BAD_AMONG.values(), ids=BAD_AMONG)
+def test_among_what_is_not_there_is_refused(data, method, among, message):
+    X, Q = data
+    ours = DPQNeighbors(quantizer=RowQuantizer()).fit(X)
+    for queries in (Q, None):
+        with pytest.raises(ValueError, match=message):
+            getattr(ours, method)(queries, among=among)
+    with pytest.raises(ValueError, match=message):
+        ours.kneighbors_codes(ours.codes_, among=among)
+
+
+@pytest.mark.parametrize("as_given", [pd.Series, pl.Series, torch.tensor, list], ids=lambda kind: kind.__module__)
+def test_among_takes_whatever_holds_a_mask_or_ids(data, as_given):
+    X, Q = data
+    ours = DPQNeighbors(quantizer=RowQuantizer()).fit(X)
+    expected = ours.kneighbors(Q, among=np.arange(9))
+    assert_same(ours.kneighbors(Q, among=as_given(np.arange(9))), expected)
+    assert_same(ours.kneighbors(Q, among=as_given(ours.ids_ < 9)), expected)
+
+
+def test_more_queries_than_a_block_are_searched_among_the_same(data, monkeypatch):
+    X, Q = data
+    ours = DPQNeighbors(quantizer=RowQuantizer()).fit(X)
+    calls = [lambda: ours.kneighbors(Q, among=[1, 5, 8, 9, 30]), lambda: ours.radius_neighbors(Q, 700, among=[1, 5])]
+    expected = [call() for call in calls]
+    monkeypatch.setattr("skdpq.neighbors._BLOCK_SAMPLES", 7)
+    for call, found in zip(calls, expected, strict=True):
+        assert_same(call(), found)
 
 
 # Serving
