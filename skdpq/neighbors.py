@@ -1090,7 +1090,9 @@ class DPQNeighbors(
         else:
             limit = largest_square(float(np.ldexp(float(radius), -index.frame.exponent)))
         if X is None:
-            counts, distances, ids = index.all_radius_neighbors(limit, index.among(self._allowed(among), len(index)), **how)
+            counts, distances, ids = index.all_radius_neighbors(
+                limit, index.among(self._allowed(among), len(index)), **how
+            )
         else:
             self._check_samples(X)
             index = index.among(self._allowed(among), _num_samples(X))

@@ -171,3 +171,19 @@ def test_a_fit_without_names_forgets_them():
     database = named()
     assert database.fit(X).ids_.tolist() == list(range(150))
     assert database.fit_codes(QUANTIZER.encode(X), ids=NAMES).ids_.tolist() == NAMES.tolist()
+
+
+def test_a_search_among_some_takes_names(neighbors):
+    some = NAMES[10:60]
+    for among in (some, some.astype("U").tolist(), np.isin(neighbors.ids_, some)):
+        distances, ids = neighbors.kneighbors(X[::9], 4, among=among)
+        expected, numbers = numbered().kneighbors(X[::9], 4, among=np.arange(10, 60))
+        assert_array_equal(distances, expected)
+        assert_array_equal(ids, NAMES[numbers])
+        found = neighbors.radius_neighbors(X[:1], 0.5, return_distance=False, among=among)[0]
+        assert set(found) <= set(some)
+    for among, match in (([3], "which are strings"), (["none"], r"Expected ids of the database, got \['none'\]")):
+        with pytest.raises(ValueError, match=match):
+            neighbors.kneighbors(X[:1], 1, among=among)
+    with pytest.raises(ValueError, match="which are integers"):
+        numbered().kneighbors(X[:1], 1, among=["3"])
