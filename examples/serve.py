@@ -33,7 +33,7 @@ import numpy as np
 
 MAX_BODY_BYTES = 2**20
 MAX_RESULTS = 100_000  # of a request: queries times neighbours
-IDLE_SECONDS = 60  # after which a connection is closed
+IDLE_SECONDS = 300  # after which a connection is closed
 
 # %%
 # The estimator that answers: what is in the file now.
@@ -174,6 +174,11 @@ class Server(ThreadingHTTPServer):
         """Forget a connection."""
         self.connections.discard(request)
         super().shutdown_request(request)
+
+    def handle_error(self, request, client_address):
+        """Log what went wrong, unless it is that a client has gone."""
+        if not isinstance(sys.exception(), ConnectionError):
+            super().handle_error(request, client_address)
 
     def stop(self):
         """Take no more requests; whoever is being answered gets the answer."""
