@@ -30,6 +30,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from multiprocessing.connection import wait
 
 import numpy as np
+from sklearn.datasets import load_digits
+
+import skdpq
 
 MAX_BODY_BYTES = 2**20
 MAX_RESULTS = 100_000  # of a request: queries times neighbours
@@ -49,12 +52,10 @@ class Database:
     def stamp(self):
         """Return what differs between the file and another in its place."""
         found = os.stat(self.path)
-        return found.st_dev, found.st_ino, found.st_mtime_ns, found.st_size
+        return found.st_ino, found.st_mtime_ns, found.st_size
 
     def load(self):
         """Return the estimator of the file, ready to answer."""
-        import skdpq
-
         neighbors = skdpq.load(self.path, mmap=True).set_params(n_jobs=1)  # processes share the cores, not threads
         for n_queries in (1, 64):  # few and many have kernels of their own, which are compiled or read from the disk
             neighbors.kneighbors(np.zeros((n_queries, neighbors.n_features_in_)), 1)
@@ -79,24 +80,21 @@ class Database:
 # What is asked, and what is answered.
 
 
-class RefusedError(Exception):
-    """A request that gets no answer but a status and a reason."""
-
-
 def search(neighbors, body):
-    """Return the answer to a request; ValueError if it is a bad one."""
+    """Return status and answer of a request."""
     try:
         request = json.loads(body)
         queries = np.asarray(request["queries"], dtype=np.float64)
         k = request.get("n_neighbors", neighbors.n_neighbors)
-    except (KeyError, TypeError, AttributeError, ValueError, OverflowError, RecursionError) as error:
-        raise ValueError('Expected JSON like {"queries": [[0.5, 1.5]], "n_neighbors": 5}, got others.') from error
+    except (KeyError, TypeError, AttributeError, ValueError, OverflowError, RecursionError):
+        return 400, {"error": 'Expected JSON like {"queries": [[0.5, 1.5]], "n_neighbors": 5}, got others.'}
     if type(k) is not int or queries.ndim != 2 or len(queries) * k > MAX_RESULTS:
-        raise ValueError(
-            f"Expected rows of numbers, and an integer for up to {MAX_RESULTS} results in all, got others."
-        )
-    distances, ids = neighbors.kneighbors(queries, k)  # raises ValueError for a wrong width, NaN, or k out of range
-    return {"distances": distances.tolist(), "ids": ids.tolist()}
+        return 400, {"error": f"Expected rows of numbers, and an integer for up to {MAX_RESULTS} results in all."}
+    try:
+        distances, ids = neighbors.kneighbors(queries, k)
+    except ValueError as error:  # a wrong width, NaN, or k out of range
+        return 400, {"error": str(error)}
+    return 200, {"distances": distances.tolist(), "ids": ids.tolist()}
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -115,25 +113,16 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_POST(self):
         """Search."""
-        try:
-            body = self.body()
-            self.answer(200, search(self.server.database.current(), body))
-        except RefusedError as refused:
-            status, reason = refused.args
-            self.answer(status, {"error": reason})
-        except ValueError as error:
-            self.answer(400, {"error": str(error)})
-
-    def body(self):
-        """Return the body of a request."""
-        if self.path != "/kneighbors":
-            raise RefusedError(404, "Expected GET /health or POST /kneighbors.")
         length = self.headers.get("Content-Length", "")
-        if not (length.isascii() and length.isdigit()):
-            raise RefusedError(411, "Expected Content-Length.")
-        if len(length) > 9 or int(length) > MAX_BODY_BYTES:
-            raise RefusedError(413, f"Expected a body of at most {MAX_BODY_BYTES} bytes.")
-        return self.rfile.read(int(length))
+        if self.path != "/kneighbors":
+            self.answer(404, {"error": "Expected GET /health or POST /kneighbors."})
+        elif not (length.isascii() and length.isdigit()):
+            self.answer(411, {"error": "Expected Content-Length."})
+        elif len(length) > 9 or int(length) > MAX_BODY_BYTES:
+            self.answer(413, {"error": f"Expected a body of at most {MAX_BODY_BYTES} bytes."})
+        else:
+            body = self.rfile.read(int(length))
+            self.answer(*search(self.server.database.current(), body))
 
     def answer(self, status, answer):
         """Send JSON."""
@@ -208,31 +197,22 @@ def work(listening, path):
 
 
 def serve(path, host, port, n_processes):
-    """Start processes that serve a file; end them all when one ends, or at a signal."""
+    """Serve a file until a signal comes, or one of the processes ends."""
     listening = socket.create_server((host, port), backlog=128)
     print("Serving on http://{}:{}".format(*listening.getsockname()), flush=True)
     context = multiprocessing.get_context("spawn")
+    # When this process ends, multiprocessing sends daemons SIGTERM, and waits for them.
     processes = [context.Process(target=work, args=(listening, path), daemon=True) for _ in range(n_processes)]
-    try:
-        for process in processes:
-            process.start()
-        wait([process.sentinel for process in processes])
-        sys.exit("A process has ended, so all do.")
-    finally:
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, signal.SIG_IGN)
-        for process in multiprocessing.active_children():
-            process.terminate()
-            process.join()
+    for process in processes:
+        process.start()
+    wait([process.sentinel for process in processes])
+    sys.exit("A process has ended, so all do.")
 
 
 def build(path):
-    """Write a database of handwritten digits."""
-    from sklearn.datasets import load_digits
-
-    from skdpq import DPQNeighbors
-
-    DPQNeighbors(random_state=0).fit(load_digits().data).save(path)
+    """Write a database of handwritten digits; return its path."""
+    skdpq.DPQNeighbors(random_state=0).fit(load_digits().data).save(path)
+    return path
 
 
 def main():
@@ -247,9 +227,7 @@ def main():
         signal.signal(number, lambda *_: sys.exit(0))
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # of each process that is started: they share the cores
     with tempfile.TemporaryDirectory() as folder:
-        path = options.database or os.path.join(folder, "digits.skdpq")
-        if not options.database:
-            build(path)
+        path = options.database or build(os.path.join(folder, "digits.skdpq"))
         serve(path, options.host, options.port, options.processes)
 
 
