@@ -3,6 +3,7 @@
 import http.client
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -226,3 +227,14 @@ def test_none_is_left_where_one_is_killed(tmp_path, states):
     with started(str(tmp_path / "database.skdpq")) as server:
         server.process.kill()
         assert ends(server) == -signal.SIGKILL
+
+
+def test_the_code_of_the_page_runs_in_order(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    page = (Path(__file__).parents[1] / "docs/serving.md").read_text()
+    blocks = re.findall(r"^```python\n(.*?)^```$", page, flags=re.DOTALL | re.MULTILINE)
+    assert len(blocks) == 3
+    names = {}
+    for block in blocks:
+        exec(block, names)
+    assert capsys.readouterr().out.split() == ["1500", "1795"]  # the old file stays where it is mapped
