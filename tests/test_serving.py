@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -204,19 +204,20 @@ def ends(server):
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_ends_all_once_what_has_begun_is_answered(number):
-    with started() as server:  # it makes a database of digits
-        connections = [http.client.HTTPConnection(server.address, timeout=HANGS) for _ in range(2)]
+    body = json.dumps({"queries": [ROW] * 1000, "n_neighbors": 100})  # the most that may be asked for
+    with started() as server, ExitStack() as stack:  # it makes a database of digits
+        connections = [http.client.HTTPConnection(server.address, timeout=HANGS) for _ in range(N_CLIENTS + 1)]
         for connection in connections:
+            stack.callback(connection.close)
             ask(connection, np.zeros((1, 64)), 1)
-        body = json.dumps({"queries": [ROW] * 1000, "n_neighbors": 100})
-        connections[0].request("POST", "/kneighbors", body)
+        for connection in connections[1:]:
+            connection.request("POST", "/kneighbors", body)
         server.process.send_signal(number)
-        response = connections[0].getresponse()
-        assert response.status == 200
-        assert np.shape(json.loads(response.read())["ids"]) == (1000, 100)
-        assert ends(server) == 0  # though a client keeps its connection
-        for connection in connections:
-            connection.close()
+        for connection in connections[1:]:
+            response = connection.getresponse()
+            assert response.status == 200
+            assert np.shape(json.loads(response.read())["ids"]) == (1000, 100)
+        assert ends(server) == 0  # though the first client keeps its connection
 
 
 def test_none_is_left_where_one_is_killed(tmp_path, states):
