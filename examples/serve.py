@@ -184,7 +184,7 @@ def work(listening, path):
     server = Server(listening, Database(path))
     try:
         threading.Thread(target=server.serve_forever).start()
-        print(f"Process {os.getpid()} answers", flush=True)
+        print(f"Process {os.getpid()} answers\n", end="", flush=True)  # one write: others print, too
         multiprocessing.parent_process().join()
     finally:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
