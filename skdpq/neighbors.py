@@ -1025,6 +1025,7 @@ class DPQNeighbors(
 
     def _allowed(self, among):
         """Return the parameter `among` as the index takes it: its ids by their numbers."""
+        among = as_array(among)
         is_mask = among is None or np.asarray(among).dtype == bool
         return among if is_mask else numbers_of(self.names_, among)
 

@@ -6,6 +6,7 @@ import pickle
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_array_equal
@@ -187,3 +188,10 @@ def test_a_search_among_some_takes_names(neighbors):
             neighbors.kneighbors(X[:1], 1, among=among)
     with pytest.raises(ValueError, match="which are integers"):
         numbered().kneighbors(X[:1], 1, among=["3"])
+
+
+def test_a_search_among_some_takes_tensors():
+    some = torch.arange(10, 60)
+    expected = numbered().kneighbors(X[::9], 4, among=some.numpy())[1]
+    for among in (some, torch.isin(torch.arange(150), some)):
+        assert_array_equal(numbered().kneighbors(X[::9], 4, among=among)[1], expected)

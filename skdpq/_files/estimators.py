@@ -262,9 +262,14 @@ class _Restorer:
             raise ValueError("Expected backbone=None, as the file has none, got one.")
 
     def _frozen(self, described, _):
-        if described.keys() != {"class", "parameters", "left_out"} or list(described["parameters"]) != ["estimator"]:
+        parameters = described.get("parameters")
+        right = described.keys() == {"class", "parameters", "left_out"} and isinstance(parameters, dict)
+        estimator = (
+            self._value(parameters["estimator"], "estimator") if right and list(parameters) == ["estimator"] else None
+        )
+        if not isinstance(estimator, StateMixin):
             raise FileFormatError("expected an estimator that is frozen, got others.")
-        return FrozenEstimator(self._value(described["parameters"]["estimator"], "estimator"))
+        return FrozenEstimator(estimator)
 
     def _estimator(self, described, name):
         if not isinstance(name, str) or name not in _MODULES:

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 from sklearn.datasets import load_iris
+from sklearn.frozen import FrozenEstimator
 
 import skdpq
 from skdpq import DPQClassifier, DPQNeighbors, ProductQuantizer
@@ -51,6 +52,7 @@ def make_files():
         .add(X[:3], ids=["a", "b", "c"])
         .remove(["4"]),
     }
+    estimators["frozen"] = DPQNeighbors(quantizer=FrozenEstimator(estimators["opq"])).fit(X[:30])
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "estimator.skdpq")
         files = {}

@@ -134,7 +134,6 @@ def test_what_is_raised_while_writing_leaves_the_old_file_and_nothing_else(tmp_p
     assert os.listdir(tmp_path) == ["file"]
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs a limit on the size of files")
 def test_a_disk_that_is_full_leaves_the_old_file_and_nothing_else(tmp_path):
     code = f"""
 import resource, signal
@@ -153,7 +152,6 @@ except OSError:
     same(load_file(tmp_path / "file"), {"a": np.arange(3)})
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs processes that can be killed at any moment")
 def test_a_process_that_is_killed_while_it_writes_leaves_a_file_that_is_whole(tmp_path):
     """200 times, at a random moment: the file is one of those that it had written, or was about to."""
     code = f"""

@@ -268,3 +268,14 @@ assert resident() - before < 4 * 2**20, resident() - before
 """
     if Path("/proc/self/statm").exists():
         subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("parameters", [5, None, {}, {"estimator": 5}, {"estimator": {"estimator": 1}}, {"M": 2}])
+def test_a_frozen_estimator_that_is_none_is_refused(files, refused, parameters):
+    def change(header, _):
+        estimators = json.loads(header["__metadata__"]["estimators"])
+        (frozen,) = (each for each in estimators if each["class"] == "FrozenEstimator")
+        frozen["parameters"] = parameters
+        header["__metadata__"]["estimators"] = json.dumps(estimators)
+
+    refused(rewrite(files["frozen"], change), "expected an estimator that is frozen|do not hold themselves")
