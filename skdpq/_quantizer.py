@@ -9,6 +9,7 @@ A quantizer that classifies codes has three things more, by which `DPQNeighbors(
 """
 
 import copy
+import math
 from typing import Any
 
 import numpy as np
@@ -24,7 +25,10 @@ from ._atomic import StateMixin, changes, reads
 from ._typing import Codes
 from ._versions import VersionedMixin
 
+_CLASSIFIES = ("lutc_", "class_bias_", "predict_proba_soft")  # what a quantizer has that classifies codes
 _BLOCK_SCORES = 2**22  # scores of classes at a time: 32 MB
+_BLOCK_SAMPLES = 2**14  # at most, that `DPQNeighbors` has represented at a time
+_BLOCK_VALUES = 2**24  # of X at a time: 128 MB in float64
 
 
 class QuantizerMixin(StateMixin, VersionedMixin, ClassNamePrefixFeaturesOutMixin, TransformerMixin):
@@ -191,6 +195,50 @@ def represent(quantizer, method, X, checked_by=None):
             f"got an array of shape {rows.shape}."
         )
     return rows
+
+
+def blocks_of(X):
+    """Return slices of samples to represent at a time: few where they are wide."""
+    shape = getattr(X, "shape", ())
+    n_samples = max(1, min(_BLOCK_SAMPLES, _BLOCK_VALUES // max(1, math.prod(shape[1:]))))
+    return slices_of(_num_samples(X), n_samples)
+
+
+def trained_codebooks(quantizer):
+    """Return what a quantizer's codes index: its codebooks as trained, or those that one of a user's own has."""
+    return quantizer._codebooks() if hasattr(quantizer, "_codebooks") else as_array(quantizer.codebooks_)
+
+
+def check_same(quantizer, codebooks):
+    """Raise ValueError unless a quantizer still has the codebooks that the codes of a database are of."""
+    trained = trained_codebooks(quantizer)
+    if trained is not codebooks and not np.array_equal(np.asarray(as_array(trained), codebooks.dtype), codebooks):
+        raise ValueError(
+            "Expected the quantizer that the codes of the database are of, got one with other codebooks: it was "
+            "fitted again. Fit this DPQNeighbors again, or give it a copy of the quantizer."
+        )
+
+
+def check_classifies(quantizer):
+    """Raise ValueError if a quantizer, which may not be fitted yet, will not classify codes."""
+    if not hasattr(quantizer, "predict_proba_soft"):
+        raise _no_classifier(quantizer)
+
+
+def classifier_of(quantizer):
+    """Return `lutc_` and `class_bias_` of a fitted quantizer; ValueError if it classifies no codes."""
+    try:
+        lutc, bias, _ = (getattr(quantizer, name) for name in _CLASSIFIES)
+    except AttributeError as error:
+        raise _no_classifier(quantizer) from error
+    return lutc, bias
+
+
+def _no_classifier(quantizer):
+    return ValueError(
+        'metric="relevance" needs a quantizer that classifies codes, as DPQTransformer and DPQClassifier do where '
+        f"labels supervise: expected one with {', '.join(_CLASSIFIES)}, got {quantizer!r}."
+    )
 
 
 def _with_names_of(X, quantizer, checked_by):

@@ -1,6 +1,5 @@
 """DPQNeighbors: neighbour search over codes, with the face of scikit-learn's NearestNeighbors."""
 
-import math
 from collections.abc import Iterator
 from contextlib import nullcontext
 from numbers import Integral, Real
@@ -18,27 +17,22 @@ from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
 from sklearn.utils.metadata_routing import MetadataRouter, MethodMapping, process_routing
 from sklearn.utils.validation import _num_samples, check_is_fitted
 
-from ._arrays import as_array, check_array, slices_of, validate_data
+from ._arrays import as_array, check_array, validate_data
 from ._atomic import StateMixin, changes, reads, snapshot
 from ._codes import check_codes
 from ._device import TorchDevice, search_device
-from ._labels import append_labels, check_stored, positions
-from ._names import Names, as_names, check_names, extend, numbers_of
+from ._items import Items, check_ids
+from ._names import Names
+from ._nearest_neighbors import check_mode, check_n_neighbors, check_radius, make_graph
 from ._progress import fit_task, printed_stage
-from ._quantizer import represent
-from ._search.index import CodeIndex, check_new_ids
-from ._search.relevance import largest_distance
+from ._quantizer import blocks_of, check_classifies, check_same, classifier_of, represent, trained_codebooks
+from ._search.index import CodeIndex
 from ._search.results import split_results
 from ._search.scan_numba import query_blocks
-from ._search.tables import largest_square
 from ._typing import Among, Codes, Device, Found, FoundWithin, Ids, Queries, typed
 from ._versions import VersionedMixin
 from .metrics import score_neighbors
 from .product_quantizer import ProductQuantizer
-
-_CLASSIFIES = ("lutc_", "class_bias_", "predict_proba_soft")  # what a quantizer has that classifies codes
-_BLOCK_SAMPLES = 2**14  # at most, represented at a time, and encoded at a time where callbacks want to know
-_BLOCK_VALUES = 2**24  # of X at a time: 128 MB in float64
 
 
 class DPQNeighbors(
@@ -223,7 +217,7 @@ class DPQNeighbors(
         self._check_metric(y)  # so does this, as far as can be told before
         validate_data(self, X, skip_check_array=True)
         if ids is not None:
-            _check_ids(ids, _num_samples(X))
+            check_ids(ids, _num_samples(X))
         self.quantizer_ = clone(self._choose_quantizer(y))
         with printed_stage("Fitting the quantizer", self.verbose), fit_task(context, "fit quantizer", **data) as task:
             self._fit_quantizer(X, y, fit_params, task)
@@ -231,7 +225,7 @@ class DPQNeighbors(
         self._index_of(CodeIndex(quantizer.codebooks_), quantizer)  # raises where it does not classify
         # No callback, no blocks: the quantizer encodes X as it likes to.
         told = hasattr(self, "_skl_callbacks") and not issparse(X)
-        blocks = slices_of(_num_samples(X), _block_samples(X)) if told else []
+        blocks = blocks_of(X) if told else []
         blocks = blocks if len(blocks) > 1 else []
         encoding = fit_task(context, "encode", max_subtasks=len(blocks), **data)
         with printed_stage("Encoding", self.verbose), encoding as task:
@@ -240,7 +234,7 @@ class DPQNeighbors(
         # search. None: how long that takes is not known, which ProgressBar shows too.
         indexing = fit_task(context, "index", max_subtasks=None if blocks else 0, **data)
         with printed_stage("Indexing", self.verbose), indexing:
-            self._store(quantizer, codes, y, ids)
+            self._keep(Items(CodeIndex(trained_codebooks(quantizer))).add(codes, y, ids))
         context.call_on_fit_task_end(**data)
         return self
 
@@ -283,7 +277,7 @@ class DPQNeighbors(
                 setattr(self, name, getattr(self.quantizer_, name))
         quantizer = snapshot(self.quantizer_)
         self._index_of(CodeIndex(quantizer.codebooks_), quantizer)  # raises where it has to classify and does not
-        self._store(quantizer, codes, y, ids)
+        self._keep(Items(CodeIndex(trained_codebooks(quantizer))).add(codes, y, ids))
         return self
 
     @changes
@@ -312,12 +306,12 @@ class DPQNeighbors(
         ValueError
             If X, y or ids are invalid, or the quantizer was fitted again.
         """
-        check_is_fitted(self)
+        items = self._items()
         self._check_samples(X)
         if ids is not None:
-            _check_ids(ids, _num_samples(X))
+            check_ids(ids, _num_samples(X))
         quantizer = self._quantizer()
-        self._extend(self.index_, represent(quantizer, "encode", X, self), y, ids)
+        self._keep(items.add(represent(quantizer, "encode", X, self), y, ids))
         return self
 
     @changes
@@ -345,9 +339,9 @@ class DPQNeighbors(
         ValueError
             If codes, y or ids are invalid, or the quantizer was fitted again.
         """
-        check_is_fitted(self)
+        items = self._items()
         self._quantizer()
-        self._extend(self.index_, codes, y, ids)
+        self._keep(items.add(codes, y, ids))
         return self
 
     @changes
@@ -371,15 +365,7 @@ class DPQNeighbors(
         ValueError
             If an id is not in the database.
         """
-        check_is_fitted(self)
-        index = self.index_.remove(numbers_of(self.names_, ids))
-        if self.names_ is not None or hasattr(self, "labels_"):
-            kept = np.isin(self.index_.ids, index.ids)
-        if hasattr(self, "labels_"):
-            self.labels_ = self.labels_[kept]
-        if self.names_ is not None:
-            index, self.names_ = index.renumbered(kept), self.names_.keep(kept)
-        self.index_ = index
+        self._keep(self._items().remove(ids))
         return self
 
     @reads
@@ -416,15 +402,7 @@ class DPQNeighbors(
         array([['low', 'high'],
                ['high', 'high']], dtype='<U4')
         """
-        index = self._fitted_index()
-        if not hasattr(self, "labels_"):
-            raise ValueError("Expected a database with labels, got one made without y. Give y to fit.")
-        labels = self.labels_[positions(index.ids, numbers_of(self.names_, ids))]
-        if (labels < 0).any():
-            raise ValueError(
-                f"Expected ids of items with labels, got {np.asarray(ids)[labels < 0][:5].tolist()} without."
-            )
-        return self.classes_[labels]
+        return self._items().labels_of(ids)
 
     @reads
     def reconstruct(self, ids: ArrayLike) -> NDArray[Any]:
@@ -456,10 +434,9 @@ class DPQNeighbors(
         array([[9.],
                [0.]], dtype=float32)
         """
-        index = self._fitted_index()
-        numbers = numbers_of(self.names_, ids)
-        hard = self._quantizer().decode(index.codes_of(numbers.ravel()))
-        return hard.reshape(*numbers.shape, hard.shape[1])
+        codes = self._items().codes_of(ids)
+        hard = self._quantizer().decode(codes.reshape(-1, codes.shape[-1]))
+        return hard.reshape(*codes.shape[:-1], hard.shape[1])
 
     def __len__(self) -> int:
         return self.n_samples_fit_
@@ -468,10 +445,7 @@ class DPQNeighbors(
         return True  # an estimator without items, or not fitted, is one, too
 
     def __contains__(self, item_id: object) -> bool:
-        index, names = self._fitted_index(), self.names_
-        if names is not None:
-            return isinstance(item_id, str) and names.find(np.array([item_id], dtype=object))[0] >= 0
-        return isinstance(item_id, Integral) and index.has(int(item_id))
+        return self._items().has(item_id)
 
     @overload
     def kneighbors(
@@ -539,9 +513,9 @@ class DPQNeighbors(
         >>> neighbors.kneighbors([[0.2]], return_distance=False, among=neighbors.ids_ > 1)
         array([[2, 3]])
         """
-        check_is_fitted(self)
-        distances, neigh_ind = self._kneighbors(X, n_neighbors, among)
-        neigh_ind = self._named(neigh_ind)
+        items = self._items()
+        distances, numbers = self._kneighbors(items, X, n_neighbors, among)
+        neigh_ind = items.named(numbers)
         return (distances, neigh_ind) if return_distance else neigh_ind
 
     @overload
@@ -595,12 +569,12 @@ class DPQNeighbors(
         ValueError
             If the codes do not fit the codebooks, or as `kneighbors`.
         """
-        M, K, _ = self._fitted_index().codebooks.shape
-        codes = check_codes(codes, M, K)
-        index = self._index().among(self._allowed(among), len(codes))
+        items = self._items()
+        codes = check_codes(codes, *items.index.codebooks.shape[:2])
+        index = self._index().among(items.allowed(among), len(codes))
         k = self._check_n_neighbors(n_neighbors, len(index), len(codes))
-        distances, neigh_ind = index.kneighbors(codes, k, symmetric=True, **self._how())
-        distances, neigh_ind = self._distances(distances, index), self._named(neigh_ind)
+        found, numbers = index.kneighbors(codes, k, symmetric=True, **self._how())
+        distances, neigh_ind = index.distances(found), items.named(numbers)
         return (distances, neigh_ind) if return_distance else neigh_ind
 
     @overload
@@ -666,11 +640,11 @@ class DPQNeighbors(
             If X does not match the data that it was fitted on, for another `among`, or with ``sort_results=True`` and
             ``return_distance=False``, as in scikit-learn.
         """
-        check_is_fitted(self)
+        items = self._items()
         if sort_results and not return_distance:
             raise ValueError("return_distance must be True if sort_results is True.")
-        distances, ids, indptr = self._radius_neighbors(X, radius, among)
-        neigh_ind = split_results(self._named(ids), indptr)
+        distances, numbers, indptr = self._radius_neighbors(items, X, radius, among)
+        neigh_ind = split_results(items.named(numbers), indptr)
         return (split_results(distances, indptr), neigh_ind) if return_distance else neigh_ind
 
     @reads
@@ -707,11 +681,11 @@ class DPQNeighbors(
         TypeError, ValueError
             As `kneighbors`, and for another `mode`.
         """
-        check_is_fitted(self)
-        _check_mode(mode)
-        distances, ids = self._kneighbors(X, n_neighbors, among)
-        indptr = np.arange(len(ids) + 1) * ids.shape[1]
-        return self._graph(mode, distances.ravel(), ids.ravel(), indptr)
+        items = self._items()
+        check_mode(mode)
+        distances, numbers = self._kneighbors(items, X, n_neighbors, among)
+        indptr = np.arange(len(numbers) + 1) * numbers.shape[1]
+        return make_graph(mode, distances.ravel(), items.columns_of(numbers.ravel()), indptr, len(items.index))
 
     @reads
     def radius_neighbors_graph(
@@ -750,10 +724,10 @@ class DPQNeighbors(
         ValueError
             As `radius_neighbors`, and for another `mode`.
         """
-        check_is_fitted(self)
-        _check_mode(mode)
-        distances, ids, indptr = self._radius_neighbors(X, radius, among)
-        return self._graph(mode, distances, ids, indptr)
+        items = self._items()
+        check_mode(mode)
+        distances, numbers, indptr = self._radius_neighbors(items, X, radius, among)
+        return make_graph(mode, distances, items.columns_of(numbers), indptr, len(items.index))
 
     def transform(self, X: ArrayLike) -> csr_array | csr_matrix:
         """Compute the graph of nearest neighbours as scikit-learn's KNeighborsTransformer does.
@@ -837,18 +811,17 @@ class DPQNeighbors(
     @property
     def codes_(self) -> Codes:
         """Codes of the database."""
-        return self._fitted_index().codes
+        return self._items().index.codes
 
     @property
     def ids_(self) -> Ids:
         """Ids of the database, ascending."""
-        ids = self._fitted_index().ids
-        return ids if self.names_ is None else self.names_.at(ids)
+        return self._items().ids
 
     @property
     def n_samples_fit_(self) -> int:
         """Number of items in the database."""
-        return len(self._fitted_index())
+        return len(self._items().index)
 
     def set_params(self, **params: Any) -> Self:
         """Set parameters, also those of the quantizer.
@@ -911,8 +884,8 @@ class DPQNeighbors(
                     'metric="relevance" needs labels: expected y, or quantizer=FrozenEstimator(<fitted quantizer that '
                     f"classifies codes>), got y=None and quantizer={self.quantizer!r}."
                 )
-            if self.quantizer is not None and not hasattr(self.quantizer, "predict_proba_soft"):
-                raise _no_classifier(self.quantizer)
+            if self.quantizer is not None:
+                check_classifies(self.quantizer)
 
     def _fit_quantizer(self, X, y, fit_params, task):
         if get_config()["enable_metadata_routing"]:
@@ -932,30 +905,17 @@ class DPQNeighbors(
                 codes.append(represent(quantizer, "encode", _safe_indexing(X, block)))
         return np.concatenate(codes) if codes else represent(quantizer, "encode", X)
 
-    def _store(self, quantizer, codes, y, ids):
-        """Make a database of the codes that a quantizer gave."""
-        for name in ("classes_", "labels_"):
-            self.__dict__.pop(name, None)
-        self.names_ = None
-        self._extend(CodeIndex(_trained_codebooks(quantizer)), codes, y, ids)
-
-    def _extend(self, index, codes, y, ids):
-        """Make an index with codes added the database."""
-        codes = check_codes(codes, *index.codebooks.shape[:2])
-        self.names_, ids = extend(self.names_, ids, index.next_id, len(codes))
-        ids = None if ids is None else np.asarray(ids)
-        self.index_ = index.add(codes, ids)
-        classes, labels = getattr(self, "classes_", None), getattr(self, "labels_", None)
-        if y is not None or labels is not None:
-            labels = np.full(len(index), -1) if labels is None else labels
-            classes, labels = append_labels(classes, labels, y, len(self.index_) - len(index))
-            if ids is not None:  # by default new ids come last, as new labels do
-                labels = labels[np.argsort(np.concatenate((index.ids, ids.astype(np.int64))))]
-            self.classes_, self.labels_ = classes, labels
-
-    def _fitted_index(self):
+    def _items(self):
         check_is_fitted(self, "index_")
-        return self.index_
+        return Items(self.index_, self.names_, getattr(self, "classes_", None), getattr(self, "labels_", None))
+
+    def _keep(self, items):
+        """Make items the database."""
+        self.index_, self.names_ = items.index, items.names
+        for name, value in (("classes_", items.classes), ("labels_", items.labels)):
+            self.__dict__.pop(name, None)
+            if value is not None:
+                setattr(self, name, value)
 
     def _check_samples(self, X):
         """Check width and feature names; the quantizer checks the rest, block by block."""
@@ -973,11 +933,11 @@ class DPQNeighbors(
         """Represent queries block by block: by codes for a symmetric search, else by soft, or what soft classifies."""
         asymmetric = "predict_proba_soft" if self.metric == "relevance" else "soft"
         method = "encode" if self._symmetric() else asymmetric
-        n_queries, n_block = _num_samples(X), _block_samples(X)
-        if n_queries <= n_block:
+        blocks = blocks_of(X)
+        if len(blocks) < 2:
             yield represent(self.quantizer_, method, X, self)  # which refuses an X without samples
         else:
-            for block in slices_of(n_queries, n_block):
+            for block in blocks:
                 yield represent(self.quantizer_, method, _safe_indexing(X, block), self)
 
     def _index(self):
@@ -987,28 +947,17 @@ class DPQNeighbors(
 
     def _index_of(self, index, quantizer):
         """Return a database as `metric` searches it; raise ValueError where the quantizer does not allow it."""
-        if self._valid("metric") == "euclidean":
-            return index
-        try:
-            lutc, bias, _ = (getattr(quantizer, name) for name in _CLASSIFIES)
-        except AttributeError as error:
-            raise _no_classifier(quantizer) from error
-        return index.with_classifier(lutc, bias)
+        return index if self._valid("metric") == "euclidean" else index.with_classifier(*classifier_of(quantizer))
 
     def _quantizer(self):
         """Return the quantizer as it is now; raise ValueError if it no longer is the one that the codes are of."""
         quantizer = snapshot(self.quantizer_)
-        trained, expected = _trained_codebooks(quantizer), self.index_.codebooks
-        if trained is not expected and not np.array_equal(np.asarray(as_array(trained), expected.dtype), expected):
-            raise ValueError(
-                "Expected the quantizer that the codes of the database are of, got one with other codebooks: it was "
-                f"fitted again. Fit this {type(self).__name__} again, or give it a copy of the quantizer."
-            )
+        check_same(quantizer, self.index_.codebooks)
         return quantizer
 
     def _stored_codebooks(self):
         """Return the codebooks that the codes of the database are of."""
-        return _trained_codebooks(self.quantizer_)
+        return trained_codebooks(self.quantizer_)
 
     def _check_fitted(self, thorough):
         """Raise ValueError unless the fitted attributes go together."""
@@ -1016,22 +965,7 @@ class DPQNeighbors(
         own, its = (getattr(estimator, "n_features_in_", None) for estimator in (self, self.quantizer_))
         if own != its:
             raise ValueError(f"expected n_features_in_ of the quantizer, {its}, got {own!r:.50}.")
-        if self.names_ is not None:
-            self.names_.check(len(self.index_), thorough)
-            if self.index_.next_id != len(self.index_):
-                raise ValueError(f"expected items numbered to {len(self.index_)}, got {self.index_.next_id}.")
-        if hasattr(self, "labels_") or hasattr(self, "classes_"):
-            check_stored(self.classes_, self.labels_, len(self.index_))
-
-    def _allowed(self, among):
-        """Return the parameter `among` as the index takes it: its ids by their numbers."""
-        among = as_array(among)
-        is_mask = among is None or np.asarray(among).dtype == bool
-        return among if is_mask else numbers_of(self.names_, among)
-
-    def _named(self, ids):
-        """Return ids as users see them."""
-        return ids if self.names_ is None else self.names_.at(ids)
+        self._items().check(thorough)
 
     def _symmetric(self):
         return self._valid("search") == "symmetric"
@@ -1041,106 +975,44 @@ class DPQNeighbors(
         """What classifies the codes where they are searched by relevance, else None; `score_neighbors` ranks by it."""
         return self._index().classifier
 
-    @staticmethod
-    def _distances(found, index):
-        """Return distances as users see them: an index finds Euclidean ones squared, in a unit of its own."""
-        if index.classifier:
-            return found.astype(np.float64)
-        distances = np.sqrt(found, dtype=np.float64)
-        return np.ldexp(distances, index.frame.exponent) if index.frame.exponent else distances
-
     def _how(self):
         """Return what decides how fast the index searches."""
         return {"n_jobs": self._valid("n_jobs"), "device": search_device(self.device)}
 
-    def _kneighbors(self, X, n_neighbors, among):
-        index, symmetric, how = self._index(), self._symmetric(), self._how()
-        if X is None:
-            candidates = index.among(self._allowed(among), len(index))
-            k = self._check_n_neighbors(n_neighbors, len(candidates), len(index), excluding=True)
-            distances, ids = index.all_kneighbors(k, candidates, **how)
-        else:
-            self._check_samples(X)
-            index = index.among(self._allowed(among), _num_samples(X))
-            k = self._check_n_neighbors(n_neighbors, len(index), _num_samples(X))
-            found = [index.kneighbors(block, k, symmetric=symmetric, **how) for block in self._blocks(X)]
-            distances, ids = map(np.concatenate, zip(*found, strict=True))
-        return self._distances(distances, index), ids
-
     def _check_n_neighbors(self, n_neighbors, n_items, n_queries, excluding=False):
-        """Raise what scikit-learn's NearestNeighbors raises, word for word, had it been fitted on so many items."""
         k = self.n_neighbors if n_neighbors is None else n_neighbors
-        if k <= 0:
-            raise ValueError(f"Expected n_neighbors > 0. Got {k}")
-        if not isinstance(k, Integral):
-            raise TypeError(f"n_neighbors does not take {type(k)} value, enter integer value")
-        if k > n_items - excluding:
-            raise ValueError(
-                f"Expected n_neighbors {'<' if excluding else '<='} n_samples_fit, but n_neighbors = {k}, "
-                f"n_samples_fit = {n_items}, n_samples = {n_queries}"
-            )
-        return int(k)
+        return check_n_neighbors(k, n_items, n_queries, excluding)
 
-    def _radius_neighbors(self, X, radius, among):
-        radius = self._valid("radius") if radius is None else radius
-        if not isinstance(radius, Real) or np.isnan(radius):
-            raise ValueError(f"Expected radius as a real number, got {radius!r}.")
+    def _kneighbors(self, items, X, n_neighbors, among):
         index, symmetric, how = self._index(), self._symmetric(), self._how()
-        if index.classifier:
-            limit = largest_distance(float(radius))
-        else:
-            limit = largest_square(float(np.ldexp(float(radius), -index.frame.exponent)))
         if X is None:
-            counts, distances, ids = index.all_radius_neighbors(
-                limit, index.among(self._allowed(among), len(index)), **how
-            )
+            candidates = index.among(items.allowed(among), len(index))
+            k = self._check_n_neighbors(n_neighbors, len(candidates), len(index), excluding=True)
+            found, numbers = index.all_kneighbors(k, candidates, **how)
         else:
             self._check_samples(X)
-            index = index.among(self._allowed(among), _num_samples(X))
-            how |= {"symmetric": symmetric, "n_queries": _num_samples(X)}
-            found = [index.radius_neighbors(block, limit, **how) for block in self._blocks(X)]
-            counts, distances, ids = map(np.concatenate, zip(*found, strict=True))
-        return self._distances(distances, index), ids, np.concatenate(([0], np.cumsum(counts)))
+            index = index.among(items.allowed(among), _num_samples(X))
+            k = self._check_n_neighbors(n_neighbors, len(index), _num_samples(X))
+            blocks = [index.kneighbors(block, k, symmetric=symmetric, **how) for block in self._blocks(X)]
+            found, numbers = map(np.concatenate, zip(*blocks, strict=True))
+        return index.distances(found), numbers
 
-    def _graph(self, mode, distances, ids, indptr):
-        data = distances if mode == "distance" else np.ones(len(ids))
-        known = self.index_.ids
-        positions = ids if len(known) == 0 or known[-1] == len(known) - 1 else np.searchsorted(known, ids)
-        # A matrix made from an array keeps its int64 indices, as scikit-learn's graphs do.
-        graph = csr_array((data, positions, indptr), shape=(len(indptr) - 1, self.n_samples_fit_))
-        return graph if get_config()["sparse_interface"] == "sparray" else csr_matrix(graph)
+    def _radius_neighbors(self, items, X, radius, among):
+        radius = check_radius(self._valid("radius") if radius is None else radius)
+        index, symmetric, how = self._index(), self._symmetric(), self._how()
+        threshold = index.threshold(radius)
+        if X is None:
+            candidates = index.among(items.allowed(among), len(index))
+            counts, found, numbers = index.all_radius_neighbors(threshold, candidates, **how)
+        else:
+            self._check_samples(X)
+            index = index.among(items.allowed(among), _num_samples(X))
+            how |= {"symmetric": symmetric, "n_queries": _num_samples(X)}
+            blocks = [index.radius_neighbors(block, threshold, **how) for block in self._blocks(X)]
+            counts, found, numbers = map(np.concatenate, zip(*blocks, strict=True))
+        return index.distances(found), numbers, np.concatenate(([0], np.cumsum(counts)))
 
 
 # As the outermost, so that what is transformed is what was fitted.
 DPQNeighbors.transform = reads(DPQNeighbors.transform)  # type: ignore[method-assign]
 DPQNeighbors.fit_transform = changes(DPQNeighbors.fit_transform)  # type: ignore[method-assign]
-
-
-def _check_ids(ids, n):
-    """Raise ValueError unless ids are n new ones that differ, before anything is learned or encoded."""
-    names = as_names(ids)
-    check_new_ids(ids, n) if names is None else check_names(names, n)
-
-
-def _trained_codebooks(quantizer):
-    """Return what a quantizer's codes index: its codebooks as trained, or those that one of a user's own has."""
-    return quantizer._codebooks() if hasattr(quantizer, "_codebooks") else as_array(quantizer.codebooks_)
-
-
-def _block_samples(X):
-    """Return how many samples of X to represent at a time: few where they are wide."""
-    shape = getattr(X, "shape", ())
-    return max(1, min(_BLOCK_SAMPLES, _BLOCK_VALUES // max(1, math.prod(shape[1:]))))
-
-
-def _check_mode(mode):
-    if mode not in ("connectivity", "distance"):
-        raise ValueError(f'Unsupported mode, must be one of "connectivity", or "distance" but got "{mode}" instead')
-
-
-def _no_classifier(quantizer):
-    """Return the error that a quantizer classifies no codes."""
-    return ValueError(
-        'metric="relevance" needs a quantizer that classifies codes, as DPQTransformer and DPQClassifier do where '
-        f"labels supervise: expected one with {', '.join(_CLASSIFIES)}, got {quantizer!r}."
-    )

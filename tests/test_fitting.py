@@ -546,7 +546,7 @@ def test_encoding_many_samples_tells_of_each_block(digits, monkeypatch, sizes):
     watched, recorder = clone(unwatched), Recorder()
     watched.set_callbacks(recorder).fit(X)
     assert recorder.events == told(encode=0, index=0)
-    monkeypatch.setattr("skdpq.neighbors._BLOCK_SAMPLES", 50)
+    monkeypatch.setattr("skdpq._quantizer._BLOCK_SAMPLES", 50)
     recorder.events.clear()
     watched.fit(X)
     unwatched.fit(X)
@@ -583,7 +583,7 @@ def as_memory_map(X, path):
 @pytest.mark.parametrize("make", [as_it_is, as_images, as_lists, as_frame, as_memory_map])
 @pytest.mark.parametrize("freeze", [False, True])
 def test_watching_changes_no_code(digits, make, freeze, tmp_path, monkeypatch):
-    monkeypatch.setattr("skdpq.neighbors._BLOCK_SAMPLES", 64)
+    monkeypatch.setattr("skdpq._quantizer._BLOCK_SAMPLES", 64)
     X, y = make(digits[0][:200], tmp_path), digits[2][:200]
     backbone = torch.nn.Flatten() if make is as_images else None
     dpq = DPQTransformer(M=3, K=8, backbone=backbone, max_iter=2, random_state=0)
@@ -604,7 +604,7 @@ def test_watching_changes_no_code(digits, make, freeze, tmp_path, monkeypatch):
     ],
 )
 def test_bad_samples_are_refused_alike_when_watched(digits, spoil, message, monkeypatch):
-    monkeypatch.setattr("skdpq.neighbors._BLOCK_SAMPLES", 64)
+    monkeypatch.setattr("skdpq._quantizer._BLOCK_SAMPLES", 64)
     X = digits[0][:200]
     neighbors = DPQNeighbors(quantizer=FrozenEstimator(ProductQuantizer(M=2, K=4).fit(X)))
     recorder = Recorder()
@@ -616,7 +616,7 @@ def test_bad_samples_are_refused_alike_when_watched(digits, spoil, message, monk
 
 
 def test_progress_shows_the_blocks(digits, capsys, monkeypatch):
-    monkeypatch.setattr("skdpq.neighbors._BLOCK_SAMPLES", 50)
+    monkeypatch.setattr("skdpq._quantizer._BLOCK_SAMPLES", 50)
     neighbors = DPQNeighbors(quantizer=ProductQuantizer(M=2, K=4)).set_callbacks(ProgressBar())
     neighbors.fit(digits[0][:200])
     shown = capsys.readouterr().out

@@ -490,7 +490,7 @@ def test_more_queries_than_a_block_equal_one_block(labelled, monkeypatch, search
     ]
     expected = [call() for call in calls]
     for block in (1, 7, 25, 49):
-        monkeypatch.setattr("skdpq.neighbors._BLOCK_SAMPLES", block)
+        monkeypatch.setattr("skdpq._quantizer._BLOCK_SAMPLES", block)
         for call, one_block in zip(calls, expected, strict=True):
             assert_same(call(), one_block)
 
@@ -1168,7 +1168,7 @@ def test_more_queries_than_a_block_are_searched_among_the_same(data, monkeypatch
     ours = DPQNeighbors(quantizer=RowQuantizer()).fit(X)
     calls = [lambda: ours.kneighbors(Q, among=[1, 5, 8, 9, 30]), lambda: ours.radius_neighbors(Q, 700, among=[1, 5])]
     expected = [call() for call in calls]
-    monkeypatch.setattr("skdpq.neighbors._BLOCK_SAMPLES", 7)
+    monkeypatch.setattr("skdpq._quantizer._BLOCK_SAMPLES", 7)
     for call, found in zip(calls, expected, strict=True):
         assert_same(call(), found)
 

@@ -20,7 +20,7 @@ from .memory import check_room
 from .posteriors import check_classifier
 from .results import count_others, without_self
 from .segments import build, distinct_rows, keep, merge, narrow_ids
-from .tables import Queries, as_float32
+from .tables import Queries, as_float32, largest_square
 
 MAX_ID = 2**63 - 2  # so that the id after it is an int64 too
 
@@ -461,6 +461,19 @@ class CodeIndex(VersionedMixin):
         counts = count_others(code_of_item, item_ids, starts, ids)
         indptr = np.concatenate(([0], np.cumsum(counts)))
         return counts, *without_self(code_of_item, item_ids, starts, distances, ids, indptr)
+
+    def distances(self, found):
+        """Return distances that a search found as users see them, float64: not squared, and in the unit of the data."""
+        if self.classifier:
+            return found.astype(np.float64)
+        distances = np.sqrt(found, dtype=np.float64)
+        return np.ldexp(distances, self.frame.exponent) if self.frame.exponent else distances
+
+    def threshold(self, radius):
+        """Return the largest distance, as a search finds them, that is within a radius, as users see them."""
+        if self.classifier:
+            return relevance.largest_distance(radius)
+        return largest_square(float(np.ldexp(radius, -self.frame.exponent)))
 
     def _check_queries(self, queries, symmetric):
         """Return queries, as a scan takes them, that fit the codebooks, or the classifier."""
