@@ -13,6 +13,10 @@ from hypothesis import settings
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 
+from skdpq._search import scan_numpy
+
+scan_numpy.stop()  # all tests but those of this scan are of the compiled ones
+
 settings.register_profile("skdpq", deadline=None, derandomize=True)
 settings.load_profile("skdpq")
 

@@ -13,8 +13,10 @@ import numpy as np
 import pytest
 from joblib import Parallel, delayed
 from numpy.testing import assert_array_equal
+from sklearn.frozen import FrozenEstimator
 
 import skdpq
+from skdpq import DPQNeighbors, ProductQuantizer
 from skdpq._search.index import CodeIndex
 from skdpq._search.scan_numba import Plan
 
@@ -184,3 +186,37 @@ def test_what_an_image_was_built_with_is_not_compiled_again(elsewhere):
     shutil.rmtree(elsewhere.temporary)
     elsewhere.temporary.mkdir()
     assert not elsewhere.compiles(NUMBA_CACHE_DIR=str(given), READ_ONLY=str(elsewhere.package.parent))
+
+
+COMPILE = """
+import gc, runpy, sys
+import numpy as np
+from numba.core.dispatcher import Dispatcher
+from skdpq import load
+sys.argv = ["skdpq.compile", "database.skdpq"]
+runpy.run_module("skdpq.compile", run_name="__main__", alter_sys=True)
+def signatures():
+    kernels = [kernel for kernel in gc.get_objects() if isinstance(kernel, Dispatcher)]
+    named = {(kernel.py_func.__module__, kernel.py_func.__name__): kernel.signatures for kernel in kernels}
+    return {name: sorted(map(str, of_kernel)) for name, of_kernel in named.items() if name[0].startswith("skdpq")}
+before = signatures()
+neighbors = load("database.skdpq")
+codes = neighbors.codes_
+neighbors.kneighbors_codes(codes[:1])
+neighbors.kneighbors_codes(codes[:40])
+neighbors.radius_neighbors()
+neighbors.kneighbors(among=neighbors.ids_ > np.median(neighbors.ids_))
+neighbors.kneighbors_codes(codes[:1], n_neighbors=1, among=neighbors.ids_[::20])
+after = signatures()
+print([name for name in after if after[name] != before[name]], any(before.values()))
+"""
+
+
+@pytest.mark.parametrize("K", [16, 300])
+@pytest.mark.parametrize("first_id", [0, 2**40])
+def test_what_searches_of_a_database_run_is_compiled_ahead_of_them(tmp_path, K, first_id):
+    rng = np.random.default_rng(0)
+    quantizer = ProductQuantizer.from_codebooks(rng.normal(size=(4, K, 2)))
+    neighbors = DPQNeighbors(quantizer=FrozenEstimator(quantizer))
+    neighbors.fit_codes(rng.integers(K, size=(100, 4)), ids=first_id + np.arange(100)).save(tmp_path / "database.skdpq")
+    assert run(COMPILE, cwd=tmp_path).split() == ["[]", "True"]

@@ -43,6 +43,22 @@ def _compile(function, options):
     return compiled
 
 
+def is_compiled(function):
+    """Return whether a kernel has been compiled: by this process, or by another whose result is on disk."""
+    return bool(function.signatures) or _is_on_disk(function)
+
+
+@cache
+def _is_on_disk(function):
+    """Return whether what a kernel compiles to was on disk when this was first asked."""
+    if function.stats.cache_path is None:
+        return False
+    try:
+        return bool(function._cache._cache_file._load_index())
+    except AttributeError:  # Numba promises neither name: then it is as if it were
+        return True
+
+
 def _keep_in_temporary_folder(compiled):
     """Let Numba keep a function in the temporary folder of this user; in memory where there is none."""
     given, folder = numba.config.CACHE_DIR, _temporary_folder()

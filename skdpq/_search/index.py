@@ -14,7 +14,7 @@ from .._arrays import as_array
 from .._codes import check_codes, code_dtype
 from .._frame import frame_of_codebooks
 from .._versions import VersionedMixin
-from . import relevance, scan_numba
+from . import kernels, relevance, relevance_kernels, scan_numba, scan_numpy
 from .among import restrict
 from .memory import check_room
 from .posteriors import check_classifier
@@ -352,11 +352,13 @@ class CodeIndex(VersionedMixin):
         if not 1 <= k <= len(self):
             raise ValueError(f"Expected k from 1 to {len(self)}, the number of items, got {k}.")
         queries = self._check_queries(queries, symmetric)
-        scan, plan = self._choose_scan(n_jobs, device, plan)
         if not symmetric or len(queries) < 2:
+            scan, plan = self._choose_scan(queries, n_jobs, device, plan)
             return scan.nearest(self.segments, queries, k, plan)
         codes, rows = distinct_rows(queries.values)
-        distances, ids = scan.nearest(self.segments, self._queries(codes, True), k, plan)
+        queries = self._queries(codes, True)
+        scan, plan = self._choose_scan(queries, n_jobs, device, plan)
+        distances, ids = scan.nearest(self.segments, queries, k, plan)
         return distances[rows], ids[rows]
 
     def radius_neighbors(self, queries, threshold, *, symmetric, n_queries=None, n_jobs=None, device=None, plan=None):
@@ -423,8 +425,9 @@ class CodeIndex(VersionedMixin):
             raise ValueError(f"Expected k from 1 to {len(candidates) - 1}, the number of other items, got {k}.")
         n = len(self)
         codes, code_of_item = distinct_rows(self.codes)
-        scan, plan = self._choose_scan(n_jobs, device, plan)
-        distances, ids = scan.nearest(candidates.segments, self._queries(codes, True), k + 1, plan)
+        queries = self._queries(codes, True)
+        scan, plan = candidates._choose_scan(queries, n_jobs, device, plan)
+        distances, ids = scan.nearest(candidates.segments, queries, k + 1, plan)
         starts = np.arange(len(codes) + 1) * (k + 1)
         indptr = np.arange(n + 1) * k
         return tuple(
@@ -496,17 +499,32 @@ class CodeIndex(VersionedMixin):
 
     def _within_radius(self, threshold, n_jobs, device, plan):
         """Return a function that finds all up to a threshold from queries."""
-        scan, plan = self._choose_scan(n_jobs, device, plan)
-        return lambda queries: scan.within_radius(self.segments, queries, np.float32(threshold), plan)
 
-    def _choose_scan(self, n_jobs, device, plan):
+        def within_radius(queries):
+            scan, how = self._choose_scan(queries, n_jobs, device, plan)
+            return scan.within_radius(self.segments, queries, np.float32(threshold), how)
+
+        return within_radius
+
+    def _choose_scan(self, queries, n_jobs, device, plan):
         """Return the module that searches, torch's where a device is named, and its plan."""
-        if device is None:
-            scan = relevance if self.classifier else scan_numba
-            return scan, plan._replace(n_jobs=n_jobs) if plan else scan.Plan(n_jobs)
-        from . import scan_torch
+        if device is not None:
+            from . import scan_torch
 
-        return scan_torch, plan._replace(device=device) if plan else scan_torch.Plan(device)
+            return scan_torch, plan._replace(device=device) if plan else scan_torch.Plan(device)
+        scan, is_given = (relevance if self.classifier else scan_numba), plan is not None
+        plan = plan._replace(n_jobs=n_jobs) if plan else scan.Plan(n_jobs)
+        if is_given or not self._is_little(len(queries)):
+            return scan, plan
+        return scan_numpy, plan
+
+    def _is_little(self, n_queries):
+        """Tell whether NumPy is to search for some queries, as nothing is compiled yet."""
+        n_codes, M = sum(len(segment.counts) for segment in self.segments), len(self.codebooks)
+        if not self.classifier:
+            return scan_numpy.is_enough(kernels.scan_nearest, n_codes, n_queries, M)
+        C = len(self.classifier.bias)
+        return scan_numpy.is_enough(relevance_kernels.scan_nearest, n_codes, n_queries, C, C)
 
 
 def _compact(segments):

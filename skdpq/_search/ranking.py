@@ -5,12 +5,16 @@ distance: group g has n[g] items, of which r[g] are relevant. A measure is the e
 the groups, so the two counts are all that it needs.
 """
 
+from functools import cached_property
+
 import numpy as np
 
+from .._threads import lock_of
 from . import relevance_kernels
 from .compiling import kernel, subroutine
 from .kernels import all_distances
-from .posteriors import KEPT_POSTERIORS
+from .posteriors import KEPT_POSTERIORS, code_posteriors
+from .scan_numpy import compare_posteriors, is_enough
 from .segments import build
 from .simd import BLOCK_CODES, float_bits
 
@@ -47,15 +51,22 @@ class CodeGroups:
         # The codes of class c's items are one slice, so counts by (code, class) need never exist for all classes.
         self._by_class = group[np.argsort(labels, kind="stable")]
         self._ends = np.cumsum(np.bincount(labels, minlength=n_classes))
-        self._classifier = classifier
-        if classifier is not None:
-            shape = (len(self._blocks), len(classifier.bias), BLOCK_CODES)
-            self._posteriors = np.empty(shape if np.prod(shape) <= KEPT_POSTERIORS else (0, *shape[1:]), np.float32)
-            if len(self._posteriors):
-                maxima = np.empty(shape[:2], np.float32)
-                relevance_kernels.fill_posteriors(
-                    self._blocks, len(self.counts), 0, shape[0], classifier, self._posteriors, maxima
-                )
+        self._segment, self._classifier = segment, classifier
+
+    @cached_property
+    def _posteriors(self):
+        """Posteriors of all codes in blocks, (B, C, 256); (0, C, 256) where these are too many to be kept."""
+        shape = (len(self._blocks), len(self._classifier.bias), BLOCK_CODES)
+        posteriors = np.empty(shape if np.prod(shape) <= KEPT_POSTERIORS else (0, *shape[1:]), np.float32)
+        if len(posteriors):
+            maxima, n_codes = np.empty(shape[:2], np.float32), len(self.counts)
+            relevance_kernels.fill_posteriors(self._blocks, n_codes, 0, shape[0], self._classifier, posteriors, maxima)
+        return posteriors
+
+    @cached_property
+    def _code_posteriors(self):
+        """The same by code, (U, C)."""
+        return code_posteriors(self._segment.codes(), self._classifier)
 
     def relevant(self, c):
         """Return how many items of class c have each code, an (U,) int64 array."""
@@ -96,12 +107,18 @@ class CodeGroups:
 
     def _distances(self, tables):
         """Return the distances of all codes from some queries, (q, U) float32."""
-        distances = np.empty((len(tables), len(self.counts)), dtype=np.float32)
+        n_queries, n_codes = len(tables), len(self.counts)
+        distances = np.empty((n_queries, n_codes), dtype=np.float32)
         if self._classifier is None:
             for table, row in zip(tables, distances, strict=True):
                 all_distances(table, self._blocks, row)
-        else:
-            relevance_kernels.all_distances(tables, self._blocks, self._classifier, self._posteriors, distances)
+            return distances
+        is_little = is_enough(relevance_kernels.all_distances, n_codes, n_queries, len(self._classifier.bias))
+        with lock_of(id(self)):  # one thread computes them for all
+            posteriors = self._code_posteriors if is_little else self._posteriors
+        if is_little:
+            return compare_posteriors(tables, posteriors)
+        relevance_kernels.all_distances(tables, self._blocks, self._classifier, posteriors, distances)
         return distances
 
 
