@@ -48,12 +48,16 @@ def check_codes(codes, M, K):
     ValueError
         If the codes are not integers, not of width M, or out of range.
     """
-    codes = check_array(as_array(codes), dtype=None, ensure_min_samples=0, ensure_min_features=0, input_name="codes")
+    if not (type(codes) is np.ndarray and codes.ndim == 2):  # for an array, the check takes as long as a small search
+        codes = check_array(
+            as_array(codes), dtype=None, ensure_min_samples=0, ensure_min_features=0, input_name="codes"
+        )
     if codes.dtype.kind not in "iu":
         raise ValueError(f"Expected integer codes, got dtype {codes.dtype}.")
     if codes.shape[1] != M:
         raise ValueError(f"Expected codes of shape (n, {M}), one column a part, got {codes.shape}.")
-    if codes.size and (codes.min() < 0 or codes.max() >= K):
+    any_will_do = codes.dtype.kind == "u" and np.iinfo(codes.dtype).max < K
+    if codes.size and not any_will_do and (codes.min() < 0 or codes.max() >= K):
         raise ValueError(f"Expected codes in range({K}), got values from {codes.min()} to {codes.max()}.")
     return np.ascontiguousarray(codes, dtype=code_dtype(K))
 

@@ -2,7 +2,7 @@
 
 ``python -m skdpq.compile`` does it for codes of one byte and Euclidean distances, which is what most have;
 ``python -m skdpq.compile database.skdpq`` for what a saved database takes. Without it, a process compiles when it has
-searched for some seconds.
+searched for half a second.
 """
 
 import sys

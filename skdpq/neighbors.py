@@ -920,7 +920,8 @@ class DPQNeighbors(
     def _check_samples(self, X):
         """Check width and feature names; the quantizer checks the rest, block by block."""
         width = getattr(self, "n_features_in_", None)
-        if isinstance(X, np.ndarray) and X.shape[1:] == (width,) and not hasattr(self, "feature_names_in_"):
+        nothing_to_check = isinstance(X, np.ndarray) and (width is None or X.shape[1:] == (width,))
+        if nothing_to_check and not hasattr(self, "feature_names_in_"):
             return  # to look for names takes longer than a small search
         try:
             validate_data(self, X, skip_check_array=True, reset=False)

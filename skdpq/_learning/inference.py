@@ -77,26 +77,41 @@ def _infer_blocks(parameters, X, to_tensor, result, backbone, starts, size):
     return bool(finite)
 
 
-class _CodesBlock:
+class _Block:
+    """The logits of a block of B samples, in buffers that are laid out once."""
+
+    def __init__(self, parameters, B):
+        self._activations, self._x = Activations(parameters, B), None
+
+    def _logits(self, x):
+        """Return the logits (M, B, K) of x (B, n_units)."""
+        if self._x is None:
+            self._x = torch.empty_like(x)
+            self._activations.place(self._x)
+        self._x.copy_(x)
+        return self._activations.fill()
+
+
+class _CodesBlock(_Block):
     """Codes of a block of B samples."""
 
     def __init__(self, parameters, B):
-        self._activations = Activations(parameters, B)
+        super().__init__(parameters, B)
+        self._largest = parameters["codebooks"].new_empty(len(parameters["codebooks"]), B, 1)
 
     def write(self, x, result):
         """Write the codes of x (B, n_units) to an array (B, M); return whether their logits are finite."""
-        self._activations.place(x)
-        logits = self._activations.fill()
+        logits = self._logits(x)
         codes = most_probable(logits)
         result[...] = codes.cpu().numpy().T
-        return np.isfinite(logits.gather(2, codes[:, :, None]).cpu().numpy()).all()
+        return np.isfinite(torch.gather(logits, 2, codes[:, :, None], out=self._largest).cpu().numpy()).all()
 
 
-class _SoftBlock:
+class _SoftBlock(_Block):
     """Soft of a block of B samples."""
 
     def __init__(self, parameters, B):
-        self._activations = Activations(parameters, B)
+        super().__init__(parameters, B)
         self._codebooks = parameters["codebooks"]
         M, K, D = self._codebooks.shape
         self._p = self._codebooks.new_empty(M, B, K)
@@ -105,8 +120,7 @@ class _SoftBlock:
 
     def write(self, x, result):
         """Write soft of x (B, n_units) to an array (B, M * D); return whether p is finite."""
-        self._activations.place(x)
-        torch.softmax(self._activations.fill(), -1, out=self._p)
+        torch.softmax(self._logits(x), -1, out=self._p)
         torch.bmm(self._p, self._codebooks, out=self._soft_of_parts)
         result[...] = self._soft.cpu().numpy()
         return np.isfinite(self._p[:, :, 0].cpu().numpy()).all()  # where the largest logit is not, all of p is NaN

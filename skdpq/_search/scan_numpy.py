@@ -1,7 +1,7 @@
 """The scan by NumPy: what the compiled scans find, bit for bit, by a process that has not compiled their kernels.
 
-`CodeIndex` and `ranking` take it where `is_enough` says so. To compile the kernels takes ten seconds and more, in which
-this scan looks up billions of entries: a first search, or a short process, is over before.
+`CodeIndex` and `ranking` take it where `is_enough` says so. To compile the kernels takes ten seconds and more, and a
+first search of a small database, or all that a short process does, takes less than one by this scan.
 """
 
 from typing import NamedTuple
@@ -15,7 +15,7 @@ from .segments import count_up
 from .simd import BLOCK_CODES
 from .tables import Queries
 
-_MOST_LOOKUPS = 2**31  # in a process: about three seconds, so that to wait with compiling never costs much
+_MOST_LOOKUPS = 2**28  # in a process: some half a second, so that to wait with compiling never costs much
 _LOOKUPS_OF_POSTERIOR = 32  # what a posterior costs for each class: they are computed for each search
 _BLOCK_DISTANCES = 2**22  # at a time: 16 MB
 _CHUNK_CODES = 2**14  # that all queries of a block see in turn, while their positions stay in the cache
