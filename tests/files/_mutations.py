@@ -22,6 +22,7 @@ from sklearn.frozen import FrozenEstimator
 import skdpq
 from skdpq import DPQClassifier, DPQNeighbors, ProductQuantizer
 from skdpq._files import container
+from skdpq._search import scan_numpy
 
 X, Y = load_iris(return_X_y=True)
 Y = np.array(["setosa", "versicolor", "virginica"])[Y]
@@ -201,6 +202,7 @@ def main():
     parser.add_argument("--first", type=int, default=0)
     parser.add_argument("--keep", type=Path)
     options = parser.parse_args()
+    scan_numpy.stop()  # the compiled kernels must not read beyond an array
     with tempfile.TemporaryDirectory() as folder:
         refused, kinds = try_many(options.count, Path(folder, "mutant.skdpq"), options.first)
     print(f"{refused:,} of {options.count:,} files were refused, in {len(kinds)} ways")
