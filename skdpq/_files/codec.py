@@ -63,14 +63,15 @@ class Encoder:
             return {"device": str(value)}
         raise TypeError(f"Expected what a file can hold, got {name}={value!r:.200}.")
 
-    def _add(self, array, name):
+    def add(self, array, name):
+        """Have an array written by a name; return the name."""
         self.arrays[name] = array
         return name
 
     def _encode_sequence(self, value, name):
         floats = isinstance(value, list) and len(value) >= _LONG and all(type(item) is float for item in value)
         if floats:
-            return {"floats": self._add(np.array(value), name)}
+            return {"floats": self.add(np.array(value), name)}
         items = [self.encode(item, f"{name}.{i}") for i, item in enumerate(value)]
         return items if isinstance(value, list) else {"tuple": items}
 
@@ -85,12 +86,12 @@ class Encoder:
             items = [self.encode(item, f"{name}.{i}") for i, item in enumerate(array.ravel().tolist())]
             return {"objects": [list(array.shape), items]}
         if holds(array.dtype):
-            return {"array": self._add(array, name)}
+            return {"array": self.add(array, name)}
         if kind in "mM":
-            return {"times": [self._add(array.view(np.int64), name), array.dtype.str]}
+            return {"times": [self.add(array.view(np.int64), name), array.dtype.str]}
         if kind == "S" and array.dtype.itemsize:
             as_bytes = np.ascontiguousarray(array).view(np.uint8).reshape(*array.shape, array.dtype.itemsize)
-            return {"bytes": self._add(as_bytes, name)}
+            return {"bytes": self.add(as_bytes, name)}
         raise TypeError(f"Expected what a file can hold, got {name} of type {array.dtype}.")
 
     def _encode_text(self, array, name):
@@ -98,7 +99,7 @@ class Encoder:
         items = [str(item).encode(errors=_TEXT_ERRORS) for item in array.flat]
         ends = np.cumsum([len(item) for item in items], dtype=np.int64).reshape(array.shape)
         utf8 = np.frombuffer(b"".join(items), dtype=np.uint8)
-        return {"text": [self._add(utf8, f"{name}.utf8"), self._add(ends, f"{name}.ends"), array.dtype.str]}
+        return {"text": [self.add(utf8, f"{name}.utf8"), self.add(ends, f"{name}.ends"), array.dtype.str]}
 
 
 class Decoder:

@@ -142,7 +142,9 @@ class _Writer:
         if isinstance(value, StateMixin | FrozenEstimator):
             return {"estimator": self.add(value)}
         if isinstance(value, Names):
-            return {"names": {field: self._add(f"{path}.{field}", array) for field, array in value._asdict().items()}}
+            return {
+                "names": {field: self.encoder.add(array, f"{path}.{field}") for field, array in value._asdict().items()}
+            }
         if isinstance(value, CodeIndex):
             return {"index": self._index(value, path)}
         if name in ("backbone", "backbone_") and value is not None:
@@ -157,7 +159,7 @@ class _Writer:
 
     def _index(self, index, path):
         segments = [
-            {name: self._add(f"{path}.{i}.{name}", array) for name, array in segment.stored().items()}
+            {name: self.encoder.add(array, f"{path}.{i}.{name}") for name, array in segment.stored().items()}
             for i, segment in enumerate(index.segments)
         ]
         return {"next_id": index.next_id, "segments": segments}
@@ -166,12 +168,8 @@ class _Writer:
         from .._learning.user_code import state_arrays
 
         arrays, frozen = state_arrays(module)
-        state = [[name, dtype, self._add(f"{path}.{name}", array)] for name, dtype, array in arrays]
+        state = [[name, dtype, self.encoder.add(array, f"{path}.{name}")] for name, dtype, array in arrays]
         return {"class": type(module).__qualname__, "state": state, "frozen": frozen}
-
-    def _add(self, name, array):
-        self.encoder.arrays[name] = array
-        return name
 
 
 def _requests_of(requests):

@@ -47,7 +47,7 @@ class _Order(NamedTuple):
         n, signed = len(self.places), ids.astype(np.int64, copy=False)
         if self.known is None:
             positions = signed - self.first if self.first else signed
-            if positions.min(initial=0) >= 0 and positions.max(initial=-1) < n:  # as a rule, and it is soon said
+            if positions.view(np.uint64).max(initial=0) < n:  # as a rule, and one look says it: -1 is the largest
                 return positions
             unknown = (positions < 0) | (positions >= n)
         else:
