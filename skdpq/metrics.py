@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from joblib import Parallel, delayed
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 from sklearn.pipeline import Pipeline
 from sklearn.utils import (
     assert_all_finite,
@@ -34,6 +34,7 @@ __all__ = [
     "score_neighbors",
 ]
 
+_CURVE_RANKS = 200  # at most; a curve of more looks the same
 _QUERIES_PER_TASK = 32  # a few milliseconds of work, well above what joblib takes to hand it out
 
 
@@ -341,6 +342,61 @@ def score_neighbors(
     mean_average_precision : The default metric, on any distances.
     """
     measure, value = _resolve(metric, kwargs)
+    scores = _measure_neighbors(
+        estimator, X, y, lambda n_items: (measure.kernel, _for_database(measure, value, n_items)), ()
+    )
+    return float(scores.mean())
+
+
+def curve_of_neighbors(
+    estimator: Any, X: ArrayLike, y: ArrayLike, k: int | None = None
+) -> tuple[NDArray[np.intp], NDArray[np.float64], NDArray[np.float64]]:
+    """Measure precision and recall of a fitted index at many ranks at once.
+
+    Parameters
+    ----------
+    estimator, X, y
+        As in `score_neighbors`.
+    k : int, default=None
+        The last rank. The number of items if None.
+
+    Returns
+    -------
+    ranks : ndarray of shape (n_ranks,), int64
+        From 1 to `k`, at most 200, which are even on a logarithmic scale.
+    precision, recall : ndarray of shape (n_ranks,), float64
+        `precision_at_k` and `recall_at_k` at these.
+    """
+    n_items = len(_fitted_index(estimator)[0].codes_)
+    ranks = _ranks(n_items, k)
+    curves = _measure_neighbors(estimator, X, y, lambda _: (ranking.precision_and_recall, ranks), (2, len(ranks)))
+    return ranks, *curves.mean(axis=0)
+
+
+def curve_of_distances(
+    y: ArrayLike, y_database: ArrayLike, distances: ArrayLike, k: int | None = None
+) -> tuple[NDArray[np.intp], NDArray[np.float64], NDArray[np.float64]]:
+    """Measure precision and recall of rankings at many ranks at once.
+
+    Parameters
+    ----------
+    y, y_database, distances
+        As in `mean_average_precision`.
+    k : int, default=None
+        The last rank. The number of items if None.
+
+    Returns
+    -------
+    ranks, precision, recall : ndarray of shape (n_ranks,)
+        As of `curve_of_neighbors`.
+    """
+    groups, n_items = _groups_of_distances(y, y_database, distances)
+    ranks = _ranks(n_items, k)
+    return ranks, *np.mean([ranking.precision_and_recall(n, r, ranks) for n, r in groups], axis=0)
+
+
+def _fitted_index(estimator):
+    """Return an index as it is now, and the transformers of a Pipeline that it is the last step of."""
     transformers = []
     while isinstance(estimator, Pipeline):
         transformers += [step for _, step in estimator.steps[:-1] if step not in (None, "passthrough")]
@@ -348,31 +404,46 @@ def score_neighbors(
     if not hasattr(estimator, "query_tables"):
         raise TypeError(f"Expected a DPQNeighbors or a Pipeline that ends in one, got {estimator!r}.")
     check_is_fitted(estimator)
-    estimator = snapshot(estimator)
+    return snapshot(estimator), transformers
+
+
+def _measure_neighbors(estimator, X, y, measure, shape):
+    """Return what is measured of each query's ranking, of shape (n_queries, *shape).
+
+    `measure` gives kernel and parameter, as `CodeGroups.measure` takes them, for a number of items.
+    """
+    estimator, transformers = _fitted_index(estimator)
     labels = _database_labels(estimator)
     classes = estimator.classes_.tolist()
     targets = _match(_check_labels(y, "y"), classes)
     check_consistent_length(X, targets)
-    value = _for_database(measure, value, len(labels))
+    kernel, parameter = measure(len(labels))
     for transformer in transformers:
         X = transformer.transform(X)
 
     groups = CodeGroups(estimator.codes_, labels, len(classes), getattr(estimator, "_classifier", None))
-    scores = np.empty(len(targets))
+    measured = np.empty((len(targets), *shape))
     # The threads share one block of tables at a time, which bounds the memory; sharedmem rules processes out.
     with Parallel(n_jobs=estimator.n_jobs, require="sharedmem") as parallel:
         for start, tables in estimator.query_tables(X):
-            targets_block, out = targets[start:], scores[start:]
+            targets_block, out = targets[start:], measured[start:]
             parallel(
-                delayed(groups.measure)(tables[part], targets_block[part], measure.kernel, value, out[part])
+                delayed(groups.measure)(tables[part], targets_block[part], kernel, parameter, out[part])
                 for part in slices_of(len(tables), _QUERIES_PER_TASK)
             )
-    return float(scores.mean())
+    return measured
 
 
 def _score_distances(y, y_database, distances, metric, **kwargs):
     """Measure rankings by a matrix of distances."""
     measure, value = _resolve(metric, kwargs)
+    groups, n_items = _groups_of_distances(y, y_database, distances)
+    value = _for_database(measure, value, n_items)
+    return float(np.mean([measure.kernel(n, r, value) for n, r in groups]))
+
+
+def _groups_of_distances(y, y_database, distances):
+    """Return the tie groups of each query's ranking, one after the other, and the number of items."""
     # No copy: float32 and integer distances are ranked as they are, and infinite ones may be.
     distances = check_array(as_array(distances), dtype="numeric", ensure_all_finite=False, input_name="distances")
     database = _check_labels(y_database, "y_database")
@@ -382,12 +453,19 @@ def _score_distances(y, y_database, distances, metric, **kwargs):
             f"Expected distances of shape (n_queries, n_database) = ({len(queries)}, {len(database)}), "
             f"got {distances.shape}."
         )
-    value = _for_database(measure, value, len(database))
     classes = list(dict.fromkeys(database))
     labels = _match(database, classes)
     targets = _match(queries, classes)
     groups = (tie_groups_from_distances(row, labels == target) for row, target in zip(distances, targets, strict=True))
-    return float(np.mean([measure.kernel(n, r, value) for n, r in groups]))
+    return groups, len(database)
+
+
+def _ranks(n_items, k):
+    """Return up to `_CURVE_RANKS` ranks from 1 to k, even on a logarithmic scale."""
+    if k is not None:
+        check_scalar(k, "k", Integral, min_val=1, max_val=n_items)
+    last = n_items if k is None else int(k)
+    return np.unique(np.geomspace(1, last, _CURVE_RANKS).round().astype(np.intp))
 
 
 class _Measure(NamedTuple):

@@ -6,6 +6,7 @@ from pathlib import Path
 
 os.environ["SCIPY_ARRAY_API"] = "1"  # without it scikit-learn skips its array API checks
 os.environ["OMP_NUM_THREADS"] = "1"  # tests run side by side, and small products gain nothing from threads
+os.environ["MPLBACKEND"] = "agg"  # draws without a screen, also where there is one
 os.environ["NUMBA_CACHE_DIR"] = runpy.run_path(str(Path(__file__).parents[1] / "benchmarks/_numba_cache.py"))["FOLDER"]
 
 import pytest

@@ -32,7 +32,9 @@ def test_importing_the_package_imports_nothing_heavy():
 
 def test_every_public_name_is_found_and_documented():
     estimators = {"DPQClassifier", "DPQNeighbors", "DPQTransformer", "ProductQuantizer"}
-    assert set(skdpq.__all__) == estimators | {"FileFormatError", "from_faiss", "load", "metrics", "to_faiss"}
+    displays = {"CodebookUsageDisplay", "LossCurveDisplay", "RetrievalCurveDisplay", "RetrievalDisplay"}
+    functions = {"FileFormatError", "from_faiss", "load", "metrics", "to_faiss"}
+    assert set(skdpq.__all__) == estimators | displays | functions
     assert set(skdpq.__all__) <= set(dir(skdpq))
     for name in skdpq.__all__:
         assert getattr(skdpq, name).__doc__.strip()
@@ -126,7 +128,7 @@ def test_imports_are_seen_wherever_and_however_they_stand(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "module", ["metrics", "product_quantizer", "neighbors", "exchange", "_device", "_search.index"]
+    "module", ["displays", "metrics", "product_quantizer", "neighbors", "exchange", "_device", "_search.index"]
 )
 def test_searching_starts_without_torch(module):
     assert "torch" not in run(f"import skdpq.{module}; {LOADED}")

@@ -6,10 +6,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skdpq import (
+    CodebookUsageDisplay,
     DPQClassifier,
     DPQNeighbors,
     DPQTransformer,
+    LossCurveDisplay,
     ProductQuantizer,
+    RetrievalCurveDisplay,
+    RetrievalDisplay,
     __version__,
     from_faiss,
     metrics,
@@ -58,6 +62,12 @@ assert_type(neighbors.score(X, y), float)
 assert_type(metrics.mean_average_precision(y[:2], y, np.ones((2, 60)), k=3), float)
 assert_type(from_faiss(to_faiss(neighbors.set_params(search="asymmetric"))), DPQNeighbors)
 assert_type(ProductQuantizer.from_codebooks(pq.codebooks_, np.eye(6)), ProductQuantizer)
+usage = assert_type(CodebookUsageDisplay.from_estimator(neighbors), CodebookUsageDisplay)
+assert_type(usage.perplexity, NDArray[np.float64])
+assert_type(LossCurveDisplay.from_estimator(clf), LossCurveDisplay)
+assert_type(RetrievalCurveDisplay.from_estimator(neighbors, X, y), RetrievalCurveDisplay)
+write = lambda ax, item: ax.text(0, 0, str(item))  # noqa: E731
+assert_type(RetrievalDisplay.from_estimator(neighbors, X[:2], items=dict(enumerate(range(120))), draw=write), RetrievalDisplay)
 assert_type(__version__, str)
 
 # What mypy has to refuse: --strict complains of an ignore that is not needed.

@@ -84,10 +84,10 @@ class CodeGroups:
             Their classes, -1 for one that no item has: the value is then 0.
         kernel : callable
             ``kernel(n, r, parameter)`` returns the value of a ranking, `n` and `r` being those of `tie_groups`.
-        parameter : int
+        parameter : int or ndarray
             The third argument of `kernel`.
-        out : ndarray of shape (q,), float64
-            Receives the values.
+        out : ndarray of shape (q,) or (q, ...), float64
+            Receives the values, or arrays where the kernel returns arrays.
         """
         # Posteriors that are too many to be kept are computed for as many queries as the memory allows.
         size = 1 if self._classifier is None else max(1, _BLOCK_DISTANCES // len(self.counts))
@@ -291,6 +291,14 @@ def recall(n, r, k):
     """Return expected recall at k; see `skdpq.metrics.recall_at_k`."""
     n_relevant = _total(r)
     return _expected_found(n, r, k) / n_relevant if n_relevant else 0.0
+
+
+def precision_and_recall(n, r, ranks):
+    """Return expected precision and recall at many ranks, (2, len(ranks)) float64, as `precision` and `recall` do."""
+    n_relevant = r.sum()
+    # Within a group the expected count of relevant items grows evenly from position to position.
+    found = np.interp(ranks, np.concatenate([[0], np.cumsum(n)]), np.concatenate([[0], np.cumsum(r)]))
+    return np.stack([found / ranks, found / n_relevant if n_relevant else np.zeros(len(ranks))])
 
 
 @subroutine
