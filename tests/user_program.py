@@ -67,7 +67,8 @@ assert_type(usage.perplexity, NDArray[np.float64])
 assert_type(LossCurveDisplay.from_estimator(clf), LossCurveDisplay)
 assert_type(RetrievalCurveDisplay.from_estimator(neighbors, X, y), RetrievalCurveDisplay)
 write = lambda ax, item: ax.text(0, 0, str(item))  # noqa: E731
-assert_type(RetrievalDisplay.from_estimator(neighbors, X[:2], items=dict(enumerate(range(120))), draw=write), RetrievalDisplay)
+numbers = dict(enumerate(range(120)))
+assert_type(RetrievalDisplay.from_estimator(neighbors, X[:2], items=numbers, draw=write), RetrievalDisplay)
 assert_type(__version__, str)
 
 # What mypy has to refuse: --strict complains of an ignore that is not needed.
