@@ -22,6 +22,7 @@ from sklearn.utils.validation import _get_feature_names, _num_samples, check_is_
 from . import _codes
 from ._arrays import as_array, slices_of
 from ._atomic import StateMixin, changes, reads
+from ._doc_links import DocLinksMixin
 from ._typing import Codes
 from ._versions import VersionedMixin
 
@@ -31,7 +32,7 @@ _BLOCK_SAMPLES = 2**14  # at most, that `DPQNeighbors` has represented at a time
 _BLOCK_VALUES = 2**24  # of X at a time: 128 MB in float64
 
 
-class QuantizerMixin(StateMixin, VersionedMixin, ClassNamePrefixFeaturesOutMixin, TransformerMixin):
+class QuantizerMixin(StateMixin, VersionedMixin, DocLinksMixin, ClassNamePrefixFeaturesOutMixin, TransformerMixin):
     """Transform, decode and pack, for an estimator with `codebooks_`, `soft`, `encode` and the parameter `output`."""
 
     def transform(self, X: ArrayLike) -> NDArray[Any]:

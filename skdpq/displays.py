@@ -264,7 +264,7 @@ class RetrievalDisplay:
         for (i, j), _ in np.ndenumerate(self.axes_):
             corner = np.array([j + (_GAP if j else 0), n_queries - 1 - i]) + _MARGIN
             picture = ax.inset_axes((*(corner / size), *((1 - 2 * _MARGIN) / size)))
-            picture.set(xticks=[], yticks=[])
+            picture.set(xticks=[], yticks=[], in_layout=False)
             (draw or _draw_image)(picture, self.neighbors[i][j - 1] if j else self.queries[i])
             picture.spines[:].set(visible=False)
             if j and self.hits is not None:

@@ -21,6 +21,7 @@ from ._arrays import as_array, check_array, validate_data
 from ._atomic import StateMixin, changes, reads, snapshot
 from ._codes import check_codes
 from ._device import TorchDevice, search_device
+from ._doc_links import DocLinksMixin
 from ._items import Items, check_ids
 from ._names import Names
 from ._nearest_neighbors import check_mode, check_n_neighbors, check_radius, make_graph
@@ -36,7 +37,13 @@ from .product_quantizer import ProductQuantizer
 
 
 class DPQNeighbors(
-    StateMixin, VersionedMixin, CallbackSupportMixin, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
+    StateMixin,
+    VersionedMixin,
+    DocLinksMixin,
+    CallbackSupportMixin,
+    ClassNamePrefixFeaturesOutMixin,
+    TransformerMixin,
+    BaseEstimator,
 ):
     """Neighbour search over codes, with the face of scikit-learn's NearestNeighbors.
 

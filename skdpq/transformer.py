@@ -51,8 +51,10 @@ class DPQTransformer(BaseDPQ):
     label_smoothing : float or "auto", default="auto"
         Share of each label that the softmax losses spread evenly over all classes. ``"auto"`` is 0.1, and 0 where
         a posterior takes their place.
-    softmax_soft_weight, softmax_hard_weight : float, default=1.0
-        Weight of the softmax loss on soft and on hard.
+    softmax_soft_weight : float, default=1.0
+        Weight of the softmax loss on soft.
+    softmax_hard_weight : float, default=1.0
+        Weight of the softmax loss on hard.
     joint_central_weight : float, default=0.5
         Weight of the Joint Central Loss (equation 5): half squared distances to the class center, summed over the
         M * D dimensions, of soft and of hard.
@@ -136,16 +138,22 @@ class DPQTransformer(BaseDPQ):
         Sizes of the network.
     backbone_ : torch.nn.Module or None
         Trained copy of the backbone, on the CPU.
-    mean_, scale_ : ndarray of shape (n_features,) or None
-        Mean and standard deviation by which features are standardised; None with a backbone.
-    projection_, projection_bias_ : ndarray of shape (n_units, M * D), (M * D,) or None
+    mean_ : ndarray of shape (n_features,) or None
+        Mean that is subtracted from the features; None with a backbone.
+    scale_ : ndarray of shape (n_features,) or None
+        Standard deviation that they are then divided by; None with a backbone.
+    projection_ : ndarray of shape (n_units, M * D) or None
         What is preserved of a sample with `supervision` below 1: X, or the units of the backbone, divided by
         `projection_scale_`, then by its length, times `projection_`, plus `projection_bias_`.
+    projection_bias_ : ndarray of shape (M * D,) or None
+        The last of these.
     projection_scale_ : ndarray of shape (n_features,) or None
         One number where all features seem to have the same unit, that is, where no standard deviation is above ten
         times the median one; else the standard deviations. Infinite for constant features; None with a backbone.
-    var_, n_samples_seen_ : ndarray of shape (n_features,), int
-        From which `partial_fit` refines them; None with a backbone.
+    var_ : ndarray of shape (n_features,) or None
+        Variance of the features, which `partial_fit` refines; None with a backbone.
+    n_samples_seen_ : int or None
+        Number of samples that mean and variance are of; None with a backbone.
     optimizer_state_ : dict or None
         State of AdamW after `partial_fit`, as arrays.
     input_shape_ : tuple of int

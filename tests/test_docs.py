@@ -1,5 +1,6 @@
-"""The README's code runs, and the paper's map leads to things that are there."""
+"""The code of README and of the pages runs, and what they name is there."""
 
+import doctest
 import pkgutil
 import re
 from pathlib import Path
@@ -18,6 +19,34 @@ def test_the_code_of_the_readme_runs_in_order(capsys):
     for block in blocks:
         exec(block, namespace)
     assert float(capsys.readouterr().out) > 0.9  # mean average precision of the four lines
+
+
+def code_of(page):
+    """Return the blocks of Python on a page."""
+    return re.findall(r"^```python\n(.*?)^```$", page.read_text(), flags=re.DOTALL | re.MULTILINE)
+
+
+# That of exchange.md and serving.md runs in tests of its own, where more is asked of it.
+PAGES = [page for page in sorted((ROOT / "docs").rglob("*.md")) if code_of(page)]
+PAGES = [page for page in PAGES if page.name not in ("exchange.md", "serving.md")]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_the_code_of_a_page_runs_in_order(page, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    namespace = {"__name__": page.stem}
+    for number, block in enumerate(code_of(page)):
+        if block.startswith(">>>"):
+            example = doctest.DocTestParser().get_doctest(block, namespace, page.name, str(page), number)
+            assert doctest.DocTestRunner().run(example, clear_globs=False).failed == 0
+            namespace |= example.globs
+        else:
+            exec(compile(block, f"{page.name}, block {number}", "exec"), namespace)
+
+
+def test_most_pages_have_code_that_runs():
+    assert len(PAGES) >= 12
+    assert {"guide", "getting_started", "choose", "graphs", "training", "file_format"} <= {page.stem for page in PAGES}
 
 
 def paper_map():
