@@ -25,6 +25,7 @@ extensions = [
     "sphinx_copybutton",
     "sphinx_design",
     "mathml",
+    "readable",
 ]
 templates_path = ["_templates"]
 exclude_patterns = ["_build", "search.md", "gallery/*.md5", "gallery/*.ipynb"]
@@ -35,6 +36,7 @@ myst_heading_anchors = 3
 myst_links_external_new_tab = False
 
 autodoc_typehints = "none"  # the docstrings have them, in words
+toc_object_entries_show_parents = "hide"
 autodoc_member_order = "bysource"
 autosummary_generate = True
 numpydoc_show_class_members = False  # autodoc lists them
@@ -67,6 +69,7 @@ html_copy_source = False
 html_show_sourcelink = False
 html_theme_options = {
     "show_prev_next": True,
+    "navbar_persistent": ["search-button"],
     "navigation_with_keys": False,  # arrow keys are those of the reader's browser
     "secondary_sidebar_items": ["page-toc"],
     "header_links_before_dropdown": 6,
@@ -75,7 +78,7 @@ html_theme_options = {
     "pygments_light_style": "a11y-high-contrast-light",
     "pygments_dark_style": "a11y-high-contrast-dark",
 }
-html_sidebars = {"index": [], "changelog": [], "citation": []}
+html_sidebars = {"index": [], "getting_started": [], "guide": [], "changelog": [], "citation": []}
 copyright = "The skdpq developers, BSD-3-Clause"
 
 

@@ -16,11 +16,11 @@ def _inline(translator, node):
 
 
 def _block(translator, node):
-    # docutils wraps a block in one more element for its own style sheet; the number of an equation stands beside it.
+    # With a tabindex the keyboard can scroll what is wider than the screen.
     mathml = re.sub(r"\n\s*", " ", tex2mathml(node.astext(), as_block=True))
     number = f'<span class="eqno">({node["number"]})</span>' if node["number"] else ""
     name = f' id="{node["ids"][0]}"' if node["ids"] else ""
-    translator.body.append(f'<div class="math"{name}>{mathml}{number}</div>')
+    translator.body.append(f'<div class="math" tabindex="0"{name}>{mathml}{number}</div>')
     raise nodes.SkipNode
 
 
