@@ -28,7 +28,7 @@ extensions = [
     "readable",
 ]
 templates_path = ["_templates"]
-exclude_patterns = ["_build", "search.md", "gallery/*.md5", "gallery/*.ipynb"]
+exclude_patterns = ["_build", "**sg_execution_times.rst", "search.md", "gallery/*.md5", "gallery/*.ipynb"]
 default_role = "code"  # docstrings quote code by single backticks, as scikit-learn's do
 
 myst_enable_extensions = ["dollarmath", "colon_fence", "deflist", "attrs_inline"]
