@@ -13,6 +13,7 @@ import pytest
 import skdpq
 
 ROOT = Path(__file__).parent.parent
+MADE_BY_SPHINX = ("docs/_build/", "docs/api/", "docs/gallery/", "docs/sg_execution_times.rst")
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +32,8 @@ def archived(tmp_path_factory):
 @pytest.mark.parametrize("folder", ["skdpq", "tests", "docs", "examples", "benchmarks"])
 def test_the_source_archive_has_every_file(archived, folder):
     files = {path.relative_to(ROOT).as_posix() for path in (ROOT / folder).rglob("*.*") if path.is_file()}
-    files = {name for name in files if "__pycache__" not in name and "egg-info" not in name}
+    made = ("__pycache__", "egg-info", *MADE_BY_SPHINX)
+    files = {name for name in files if not any(part in name for part in made)}
     assert len(files) > 2
     assert files <= archived
 
@@ -39,7 +41,8 @@ def test_the_source_archive_has_every_file(archived, folder):
 def test_the_source_archive_has_what_stands_at_the_root(archived):
     root = {path.name for path in ROOT.iterdir() if path.suffix in (".md", ".cff", ".txt", ".toml", ".cfg", ".in")}
     assert {"README.md", "CHANGELOG.md", "CITATION.cff", "CONTRIBUTING.md", "constraints-lowest.txt"} <= root
-    assert root | {"LICENSE"} <= archived
+    assert root | {"LICENSE", "docs/conf.py", "docs/howto/index.md", "examples/plot_digits.py"} <= archived
+    assert not any(name.startswith(MADE_BY_SPHINX) for name in archived)
     assert "tests/conftest.py" in archived
     assert f"version: {skdpq.__version__}\n" in (ROOT / "CITATION.cff").read_text()
 
