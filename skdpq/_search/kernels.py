@@ -345,13 +345,14 @@ def scan_nearest_together(segment, tables, nearest, first, last, distances):
     address = tables_u8.ctypes.data
     rest_address = address + np.uintp(n_leading * K * TOGETHER_QUERIES)
 
+    is_view = segment.n_items < len(segment.ids)  # in which codes may be without items
     stale = True  # the sums over the leading parts
     for block in range(first, last):
         for i in range(min(BLOCK_CODES, len(segment.counts) - block * BLOCK_CODES)):
             code = blocks.ctypes.data + np.uintp(block * M * BLOCK_CODES + i)
             for m in range(n_leading):
                 stale |= i == 0 or blocks[block, m, i] != blocks[block, m, i - 1]
-            if segment.counts[block * BLOCK_CODES + i] == 0:
+            if is_view and segment.counts[block * BLOCK_CODES + i] == 0:
                 continue
             if stale:
                 mark_queries(code, address, K, n_leading, zero.ctypes.data, leading.ctypes.data)
