@@ -35,6 +35,11 @@ def as_array(X):
     return (X if known else X.float()).numpy(force=True)
 
 
+def is_lazy(X):
+    """Tell whether X is an array, a frame or a series of dask, which has its values elsewhere, or nowhere yet."""
+    return type(X).__module__.startswith("dask.")
+
+
 def slices_of(n, size):
     """Return consecutive slices of n things, `size` in each but the last.
 

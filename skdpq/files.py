@@ -1,9 +1,10 @@
 """Files of estimators: `load` reads what their method `save` wrote."""
 
+import os
 from os import PathLike, fspath
 from typing import TYPE_CHECKING, Any
 
-from ._files import container, estimators
+from ._files import container, estimators, folder
 from ._files.container import FileFormatError
 from ._typing import Device
 
@@ -29,7 +30,7 @@ def load(
     Parameters
     ----------
     path : str or path-like
-        The file.
+        The file; or the folder that `skdpq.dask.DPQNeighbors.save` wrote, which becomes one database in this process.
     mmap : bool, default=False
         Leave the codes, ids and labels of a `DPQNeighbors` in the file, from where searches read them: opening takes
         milliseconds whatever the number of items, and processes that map the same file share the memory. `add` and
@@ -69,6 +70,8 @@ def load(
     (2, 3)
     """
     try:
+        if os.path.isdir(path):
+            return folder.restore(path, mapped=mmap, thorough=verify or not mmap, backbone=backbone, device=device)
         with container.Reader(path) as reader:
             if mmap and verify:
                 reader.verify()

@@ -54,18 +54,21 @@ def write(path, metadata, arrays):
     OSError
         If it cannot be written; then what was there is as it was, and nothing else is left.
     """
-    path = os.path.realpath(os.fspath(path))
     arrays = {
         name: np.asarray(arrays[name], arrays[name].dtype.newbyteorder("<"), order="C") for name in _order(arrays)
     }
-    header = _header(metadata, arrays)
+    write_whole(path, [_header(metadata, arrays), *map(_bytes_of, arrays.values())])
+
+
+def write_whole(path, pieces):
+    """Write pieces of bytes to a file, as `write` does: what was there before, or all of the new one."""
+    path = os.path.realpath(os.fspath(path))
     folder, name = os.path.split(path)
     temporary = os.path.join(folder, f".{name[:200]}.{secrets.token_hex(8)}.tmp")
     try:
         with open(temporary, "xb") as file:
-            file.write(header)
-            for array in arrays.values():
-                file.write(_bytes_of(array))
+            for piece in pieces:
+                file.write(piece)
             file.flush()
             os.fsync(file.fileno())
         with contextlib.suppress(FileNotFoundError):

@@ -1,0 +1,1110 @@
+"""DPQNeighbors on a cluster: the face of `skdpq.DPQNeighbors` over shards that workers hold."""
+
+from functools import partial
+from numbers import Integral, Real
+from os import PathLike
+from typing import Any, Literal, Self
+
+import dask.array as da
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.sparse import csr_array, csr_matrix
+from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin, _fit_context, clone
+from sklearn.frozen import FrozenEstimator
+from sklearn.utils import _safe_indexing, check_random_state
+from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
+from sklearn.utils.validation import _num_samples, check_is_fitted
+
+from .. import neighbors as single
+from .._arrays import as_array, is_lazy, validate_data
+from .._atomic import StateMixin, changes, reads, snapshot
+from .._codes import check_codes
+from .._device import TorchDevice, search_device
+from .._nearest_neighbors import check_mode, check_n_neighbors, check_radius, make_graph
+from .._progress import printed_stage
+from .._quantizer import blocks_of, check_classifies, check_same, classifier_of, represent, trained_codebooks
+from .._search.index import CodeIndex
+from .._search.results import count_others, split_results, without_self
+from .._search.segments import distinct_rows
+from .._typing import Device, typed
+from .._versions import VersionedMixin
+from ..product_quantizer import ProductQuantizer
+from . import _found, _lazy, _storage
+from ._asking import ask
+from ._cluster import get_client, workers_of
+from ._found import joined
+from ._rows import Rows, draw, encode, rows_of, take
+from ._shard import Search, Shard
+from ._shards import Shards
+from ._work import add_items, new_shards, remove_items
+
+
+class DPQNeighbors(
+    StateMixin, VersionedMixin, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
+):
+    """Neighbour search over codes that are spread over the workers of a dask cluster.
+
+    Each worker holds shards of the database and searches them; what they find is put together by (distance, id). Every
+    answer is bit for bit that of one `skdpq.DPQNeighbors` over the same data with the same quantizer, whatever the
+    number of shards and workers. It uses the client that is current (`dask.distributed.Client`).
+
+    Parameters
+    ----------
+    n_neighbors : int, default=5
+        As in `skdpq.DPQNeighbors`, like all up to `random_state`.
+    radius : float, default=1.0
+        Distance up to which `radius_neighbors` returns neighbours by default, boundary included.
+    quantizer : estimator, default=None
+        As in `skdpq.DPQNeighbors`. It is cloned and fitted on a sample of the data; wrapped in scikit-learn's
+        `FrozenEstimator`, it is used as it is.
+    metric : {"euclidean", "relevance"}, default="euclidean"
+        What distances are. May be changed on a fitted estimator.
+    search : {"asymmetric", "symmetric"}, default="asymmetric"
+        How to compare. May be changed on a fitted estimator.
+    mode : {"distance", "connectivity"}, default="distance"
+        Values of the graph that `transform` returns.
+    random_state : int, RandomState instance or None, default=None
+        Seed of the sample, and of the default quantizer.
+    sample_size : int, default=65536
+        How many samples, drawn at random, the quantizer is fitted on; all where there are no more.
+    n_shards : int, default=None
+        Number of shards; by default one for each worker that there is at `fit`.
+    replicas : int, default=1
+        How many workers hold each shard. With two, searches go on at once when a worker is lost; with one they wait
+        until the shard is made again of what it was made of.
+    n_jobs : int, default=None
+        Number of threads that search on each worker, as in joblib.
+    device : str or torch.device, default="cpu"
+        Where workers search.
+    verbose : bool or int, default=False
+        Print a line as each stage of `fit` begins and one as it ends.
+
+    Attributes
+    ----------
+    quantizer_ : estimator
+        The fitted quantizer.
+    codes_ : dask array of shape (n_samples_fit_, M), uint8 or uint16
+        Codes of the database, in the order of `ids_`.
+    ids_ : dask array of shape (n_samples_fit_,), int64 or object
+        Ids of the items, as in `skdpq.DPQNeighbors`.
+    classes_ : ndarray of shape (n_classes,)
+        Labels in the database, if `fit` was given any.
+    labels_ : dask array of shape (n_samples_fit_,), of integers
+        Label of each item as an index into `classes_`, -1 for none; if `fit` was given any.
+    shards_ : Shards
+        The shards; whoever holds it keeps them on the workers.
+    n_samples_fit_ : int
+        Number of items in the database.
+    n_features_in_ : int
+        Number of features seen during `fit`.
+    feature_names_in_ : ndarray of shape (n_features_in_,)
+        Names of the features, where X has them.
+
+    See Also
+    --------
+    skdpq.DPQNeighbors : The same in one process.
+    skdpq.dask.load : What `save` wrote.
+
+    Examples
+    --------
+    >>> import dask.array as da
+    >>> from dask.distributed import Client
+    >>> from sklearn.datasets import load_digits
+    >>> from skdpq import ProductQuantizer
+    >>> from skdpq.dask import DPQNeighbors
+    >>> client = Client(processes=False, n_workers=2, threads_per_worker=1, dashboard_address=None)
+    >>> X = da.from_array(load_digits().data, chunks=(500, -1))
+    >>> neighbors = DPQNeighbors(quantizer=ProductQuantizer(M=8, K=32, random_state=0)).fit(X)
+    >>> distances, ids = neighbors.kneighbors(X[:2].compute(), n_neighbors=3)
+    >>> ids.shape
+    (2, 3)
+    >>> neighbors.codes_
+    dask.array<concatenate, shape=(1797, 8), dtype=uint8, chunksize=(899, 8), chunktype=numpy.ndarray>
+    >>> client.close()
+    """
+
+    quantizer_: Any
+    shards_: Shards
+
+    _parameter_constraints: dict = {
+        "n_neighbors": [Interval(Integral, 1, None, closed="left")],
+        "radius": [Interval(Real, 0, None, closed="both")],
+        "quantizer": [HasMethods(["fit", "soft", "encode", "decode"]), None],
+        "metric": [StrOptions({"euclidean", "relevance"})],
+        "search": [StrOptions({"asymmetric", "symmetric"})],
+        "mode": [StrOptions({"distance", "connectivity"})],
+        "random_state": ["random_state"],
+        "sample_size": [Interval(Integral, 1, None, closed="left")],
+        "n_shards": [Interval(Integral, 1, None, closed="left"), None],
+        "replicas": [Interval(Integral, 1, None, closed="left")],
+        "n_jobs": [Integral, None],
+        "device": [str, TorchDevice],
+        "verbose": ["verbose"],
+    }
+
+    def __init__(
+        self,
+        n_neighbors: int = 5,
+        *,
+        radius: float = 1.0,
+        quantizer: Any = None,
+        metric: Literal["euclidean", "relevance"] = "euclidean",
+        search: Literal["asymmetric", "symmetric"] = "asymmetric",
+        mode: Literal["distance", "connectivity"] = "distance",
+        random_state: int | np.random.RandomState | None = None,
+        sample_size: int = 65536,
+        n_shards: int | None = None,
+        replicas: int = 1,
+        n_jobs: int | None = None,
+        device: Device = "cpu",
+        verbose: bool | int = False,
+    ) -> None:
+        self.n_neighbors = n_neighbors
+        self.radius = radius
+        self.quantizer = quantizer
+        self.metric = metric
+        self.search = search
+        self.mode = mode
+        self.random_state = random_state
+        self.sample_size = sample_size
+        self.n_shards = n_shards
+        self.replicas = replicas
+        self.n_jobs = n_jobs
+        self.device = device
+        self.verbose = verbose
+
+    @changes
+    @typed(_fit_context(prefer_skip_nested_validation=False))
+    def fit(self, X: Any, y: Any = None, *, ids: ArrayLike | None = None) -> Self:
+        """Fit the quantizer on a sample, and spread the codes of the data over the workers.
+
+        Parameters
+        ----------
+        X : dask array or data frame of shape (n_samples, n_features), or whatever `skdpq.DPQNeighbors` takes
+            The database. Rows that dask has are encoded where they lie, and read twice if the quantizer is to be
+            fitted: persist them where that is dear.
+        y : dask array or series, or array-like, of shape (n_samples,), default=None
+            Labels.
+        ids : array-like of shape (n_samples,), default=None
+            Ids of the items: non-negative integers, or strings, that differ; 0, 1, ... by default. Those of dask are
+            brought here, to be compared.
+
+        Returns
+        -------
+        self : DPQNeighbors
+            Fitted estimator. If anything is raised, the estimator is as it was.
+
+        Raises
+        ------
+        ValueError
+            If the data, the ids or a parameter is invalid, there is no cluster or none of so many workers as
+            `replicas`, or ``metric="relevance"`` has no quantizer that classifies codes.
+        RuntimeError
+            If the cluster has no workers.
+        """
+        client = get_client()
+        search_device(self.device)
+        self._check_metric(y)
+        rows = rows_of(client, X)
+        labels = None if y is None else rows_of(client, y)
+        if not rows.n:
+            raise ValueError("Expected at least one sample, got none.")
+        if labels is not None and labels.n != rows.n:
+            raise ValueError(f"Expected one label for each of {rows.n} samples, got {labels.n}.")
+        self._check_samples(X, reset=True)
+        with printed_stage("Fitting the quantizer", self.verbose):
+            self.quantizer_ = self._fitted_quantizer(client, rows, labels)
+        quantizer = snapshot(self.quantizer_)
+        with printed_stage("Encoding and indexing", self.verbose):
+            self._store(client, quantizer, encode(client, quantizer, rows), labels, ids)
+        return self
+
+    @changes
+    def fit_codes(self, codes: Any, y: Any = None, *, ids: ArrayLike | None = None) -> Self:
+        """Make a database of codes alone; `quantizer` must be fitted and wrapped in a FrozenEstimator.
+
+        Parameters
+        ----------
+        codes : dask array or array-like of shape (n_samples, M)
+            Integers in ``range(K)``.
+        y : dask array or series, or array-like, of shape (n_samples,), default=None
+            Labels.
+        ids : array-like of shape (n_samples,), default=None
+            As in `fit`.
+
+        Returns
+        -------
+        self : DPQNeighbors
+            Fitted estimator. If anything is raised, the estimator is as it was.
+
+        Raises
+        ------
+        ValueError
+            If the quantizer is not frozen, or as `fit`.
+        RuntimeError
+            If the cluster has no workers.
+        """
+        self._validate_params()
+        search_device(self.device)
+        if not isinstance(self.quantizer, FrozenEstimator):
+            raise ValueError(
+                "fit_codes needs a fitted quantizer: expected quantizer=FrozenEstimator(<fitted quantizer>), "
+                f"got {self.quantizer!r}."
+            )
+        check_is_fitted(self.quantizer)
+        self._take_quantizer(self.quantizer)
+        client = get_client()
+        labels = None if y is None else rows_of(client, y)
+        self._store(client, snapshot(self.quantizer_), rows_of(client, codes), labels, ids)
+        return self
+
+    @changes
+    def add(self, X: Any, y: Any = None, *, ids: ArrayLike | None = None) -> Self:
+        """Add samples to the database, the smallest shards first.
+
+        Parameters
+        ----------
+        X : dask array or data frame of shape (n_new, n_features), or whatever `skdpq.DPQNeighbors` takes
+            Samples; encoded by the quantizer, which is not fitted again.
+        y : dask array or series, or array-like, of shape (n_new,), default=None
+            Labels.
+        ids : array-like of shape (n_new,), default=None
+            As in `skdpq.DPQNeighbors.add`.
+
+        Returns
+        -------
+        self : DPQNeighbors
+            The estimator. If anything is raised, it is as it was, and so are all shards.
+
+        Raises
+        ------
+        NotFittedError
+            If the estimator is not fitted.
+        ValueError
+            If X, y or ids are invalid, or the quantizer was fitted again.
+        RuntimeError
+            If the cluster has no workers.
+        """
+        check_is_fitted(self)
+        client = get_client()
+        self._check_samples(X)
+        rows = rows_of(client, X)
+        ids = self.shards_.check_new_ids(ids, rows.n)
+        self._add(client, encode(client, self._quantizer(), rows), y, ids)
+        return self
+
+    @changes
+    def add_codes(self, codes: Any, y: Any = None, *, ids: ArrayLike | None = None) -> Self:
+        """Add codes to the database.
+
+        Parameters
+        ----------
+        codes : dask array or array-like of shape (n_new, M)
+            Integers in ``range(K)``.
+        y : dask array or series, or array-like, of shape (n_new,), default=None
+            Labels.
+        ids : array-like of shape (n_new,), default=None
+            As in `add`.
+
+        Returns
+        -------
+        self : DPQNeighbors
+            The estimator. If anything is raised, it is as it was.
+
+        Raises
+        ------
+        NotFittedError, ValueError, RuntimeError
+            As `add`.
+        """
+        check_is_fitted(self)
+        self._quantizer()
+        client = get_client()
+        rows = rows_of(client, codes)
+        self._add(client, rows, y, self.shards_.check_new_ids(ids, rows.n))
+        return self
+
+    @changes
+    def remove(self, ids: ArrayLike) -> Self:
+        """Remove items from the database.
+
+        Parameters
+        ----------
+        ids : array-like of shape (n_removed,)
+            Ids of the database. The other items keep theirs.
+
+        Returns
+        -------
+        self : DPQNeighbors
+            The estimator. If anything is raised, it is as it was, and so are all shards.
+
+        Raises
+        ------
+        NotFittedError
+            If the estimator is not fitted.
+        ValueError
+            If an id is not in the database.
+        RuntimeError
+            If the cluster has no workers.
+        """
+        check_is_fitted(self)
+        ids = self.shards_.check_kind(ids)
+        if ids.ndim != 1:
+            raise ValueError(f"Expected ids as a 1-D array, got shape {ids.shape}.")
+        self._look_up(ids, "numbers")  # raises where one is unknown
+        self.shards_ = remove_items(get_client(), self.shards_, ids)
+        return self
+
+    @reads
+    def labels_of(self, ids: ArrayLike) -> NDArray[Any]:
+        """Return the labels of items, such as the neighbours that `kneighbors` finds.
+
+        Parameters
+        ----------
+        ids : array-like of any shape
+            Ids of the database.
+
+        Returns
+        -------
+        y : ndarray of the shape of ids
+            The label of each, an entry of `classes_`.
+
+        Raises
+        ------
+        NotFittedError
+            If the estimator is not fitted.
+        ValueError
+            If an id is not in the database, or its item has no label.
+        RuntimeError
+            If the cluster has no workers.
+        """
+        check_is_fitted(self)
+        ids, known = self.shards_.check_kind(ids), self.shards_.classes
+        if known is None:
+            raise ValueError("Expected a database with labels, got one made without y. Give y to fit.")
+        labels = np.empty(ids.size, dtype=known.dtype)
+        for positions, indices, classes in self._look_up(ids.ravel(), "labels"):
+            missing = positions[indices < 0]
+            if len(missing):
+                raise ValueError(f"Expected ids of items with labels, got {ids.ravel()[missing[:5]].tolist()} without.")
+            if len(positions):
+                labels[positions] = classes[indices]
+        return labels.reshape(ids.shape)
+
+    @reads
+    def reconstruct(self, ids: ArrayLike) -> NDArray[Any]:
+        """Return what the codes of items stand for: their hard representation (equations 2 and 4).
+
+        Parameters
+        ----------
+        ids : array-like of any shape
+            Ids of the database.
+
+        Returns
+        -------
+        hard : ndarray of the shape of ids and (M * D,)
+            `decode` of the code of each.
+
+        Raises
+        ------
+        NotFittedError
+            If the estimator is not fitted.
+        ValueError
+            If an id is not in the database.
+        RuntimeError
+            If the cluster has no workers.
+        """
+        check_is_fitted(self)
+        ids = self.shards_.check_kind(ids)
+        quantizer = self._quantizer()
+        codes = np.zeros((ids.size, len(quantizer.codebooks_)), dtype=self.codes_.dtype)
+        for positions, found, _ in self._look_up(ids.ravel(), "codes"):
+            codes[positions] = found
+        hard = quantizer.decode(codes)
+        return hard.reshape(*ids.shape, hard.shape[1])
+
+    def __len__(self) -> int:
+        return self.n_samples_fit_
+
+    def __bool__(self) -> bool:
+        return True  # an estimator without items, or not fitted, is one, too
+
+    def __contains__(self, item_id: object) -> bool:
+        check_is_fitted(self)
+        if not isinstance(item_id, str if self.shards_.named else Integral):
+            return False
+        ids = self.shards_.check_kind([item_id])
+        return any(len(positions) for positions, *_ in self._parts_of(ids, "numbers"))
+
+    @reads
+    def kneighbors(
+        self,
+        X: Any = None,
+        n_neighbors: int | None = None,
+        return_distance: bool = True,
+        *,
+        among: ArrayLike | None = None,
+    ) -> Any:
+        """Find the nearest items of the database.
+
+        Parameters
+        ----------
+        X : array-like, dask array or data frame of shape (n_queries, n_features), default=None
+            Queries. Those of dask are answered by dask arrays, block by block when these are computed. Without, each
+            item of the database is a query by its code, compared symmetrically (section 3.1.3), and not its own
+            neighbour; all codes are brought here for it.
+        n_neighbors : int, default=None
+            Number of neighbours; by default the parameter of that name.
+        return_distance : bool, default=True
+            Whether to return the distances.
+        among : array-like, default=None
+            Search among some of the items: a boolean mask of shape (n_samples_fit_,), in the order of `ids_`, or ids,
+            in any order. By default all items are searched.
+
+        Returns
+        -------
+        neigh_dist : ndarray or dask array of shape (n_queries, n_neighbors), float64
+            Distances as `metric` says, ascending. Only with ``return_distance=True``.
+        neigh_ind : ndarray or dask array of shape (n_queries, n_neighbors), int64 or object
+            Ids of the neighbours, at equal distance in ascending order.
+
+        Raises
+        ------
+        NotFittedError
+            If the estimator is not fitted.
+        TypeError
+            If `n_neighbors` is not an integer.
+        ValueError
+            If X does not match the data that it was fitted on, `n_neighbors` is not positive or more than there are
+            among those to be searched, or `among` is no mask of the items and has no ids of the database alone.
+        RuntimeError
+            If the cluster has no workers, or a lost shard cannot be made as it was.
+        """
+        check_is_fitted(self)
+        if is_lazy(X):
+            return self._lazy_kneighbors(X, n_neighbors, return_distance, among)
+        distances, numbers = self._kneighbors(X, n_neighbors, among)
+        neigh_ind = self._named(numbers)
+        return (distances, neigh_ind) if return_distance else neigh_ind
+
+    @reads
+    def kneighbors_codes(
+        self,
+        codes: ArrayLike,
+        n_neighbors: int | None = None,
+        return_distance: bool = True,
+        *,
+        among: ArrayLike | None = None,
+    ) -> Any:
+        """Find the nearest items of the database to codes, symmetrically (section 3.1.3).
+
+        Parameters
+        ----------
+        codes : array-like of shape (n_queries, M)
+            Integers in ``range(K)``.
+        n_neighbors : int, default=None
+            Number of neighbours; by default the parameter of that name.
+        return_distance : bool, default=True
+            Whether to return the distances.
+        among : array-like, default=None
+            As for `kneighbors`.
+
+        Returns
+        -------
+        neigh_dist : ndarray of shape (n_queries, n_neighbors), float64
+            Distances as `metric` says, ascending. Only with ``return_distance=True``.
+        neigh_ind : ndarray of shape (n_queries, n_neighbors), int64 or object
+            Ids of the neighbours, at equal distance in ascending order.
+
+        Raises
+        ------
+        NotFittedError, TypeError, ValueError, RuntimeError
+            As `kneighbors`, and if the codes do not fit the codebooks.
+        """
+        check_is_fitted(self)
+        index, search = self._prepare()
+        codes = check_codes(codes, *index.codebooks.shape[:2])
+        own, args, n_allowed = self._allowed(among)
+        k = self._check_n_neighbors(n_neighbors, n_allowed, len(codes), args)
+        found = self._ask_nearest(search._replace(symmetric=True), codes, k, own, args, n_allowed)
+        distances, neigh_ind = index.distances(found.distances), self._named(found.numbers)
+        return (distances, neigh_ind) if return_distance else neigh_ind
+
+    @reads
+    def radius_neighbors(
+        self,
+        X: Any = None,
+        radius: float | None = None,
+        return_distance: bool = True,
+        sort_results: bool = False,
+        *,
+        among: ArrayLike | None = None,
+    ) -> Any:
+        """Find all items of the database within a radius, boundary included.
+
+        Parameters
+        ----------
+        X : array-like, dask array or data frame of shape (n_queries, n_features), default=None
+            Queries, as in `kneighbors`.
+        radius : float, default=None
+            Largest distance; by default the parameter of that name.
+        return_distance : bool, default=True
+            Whether to return the distances.
+        sort_results : bool, default=False
+            Results are sorted by (distance, id) in any case.
+        among : array-like, default=None
+            As for `kneighbors`.
+
+        Returns
+        -------
+        neigh_dist : ndarray or dask array of shape (n_queries,) of ndarray, float64
+            Distances as `metric` says, ascending. Only with ``return_distance=True``.
+        neigh_ind : ndarray or dask array of shape (n_queries,) of ndarray, int64 or object
+            Ids of the neighbours.
+
+        Raises
+        ------
+        NotFittedError
+            If the estimator is not fitted.
+        MemoryError
+            If what a shard finds will not fit into the memory of its worker.
+        ValueError
+            If X does not match the data that it was fitted on, for another `among`, or with ``sort_results=True`` and
+            ``return_distance=False``, as in scikit-learn.
+        RuntimeError
+            As `kneighbors`.
+        """
+        check_is_fitted(self)
+        if sort_results and not return_distance:
+            raise ValueError("return_distance must be True if sort_results is True.")
+        if is_lazy(X):
+            return self._lazy_radius_neighbors(X, radius, return_distance, among)
+        distances, numbers, indptr = self._radius_neighbors(X, radius, among)
+        neigh_ind = split_results(self._named(numbers), indptr)
+        return (split_results(distances, indptr), neigh_ind) if return_distance else neigh_ind
+
+    @reads
+    def kneighbors_graph(
+        self,
+        X: ArrayLike | None = None,
+        n_neighbors: int | None = None,
+        mode: Literal["connectivity", "distance"] = "connectivity",
+        *,
+        among: ArrayLike | None = None,
+    ) -> csr_array | csr_matrix:
+        """Compute the graph of nearest neighbours.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_queries, n_features), default=None
+            Queries, in memory, as the graph is; without, as in `kneighbors`.
+        n_neighbors : int, default=None
+            Number of neighbours; by default the parameter of that name.
+        mode : {"connectivity", "distance"}, default="connectivity"
+            Whether edges are one or the distance.
+        among : array-like, default=None
+            As for `kneighbors`.
+
+        Returns
+        -------
+        graph : sparse matrix or array of shape (n_queries, n_samples_fit_), CSR, float64
+            Column j is the item ``ids_[j]``; the entries of a row are in ascending order of distance.
+
+        Raises
+        ------
+        NotFittedError, TypeError, ValueError, RuntimeError
+            As `kneighbors`; ValueError also for another `mode`, TypeError for queries of dask.
+        """
+        check_is_fitted(self)
+        check_mode(mode)
+        distances, numbers = self._kneighbors(_in_memory(X), n_neighbors, among)
+        indptr = np.arange(len(numbers) + 1) * numbers.shape[1]
+        return self._graph(mode, distances.ravel(), numbers.ravel(), indptr)
+
+    @reads
+    def radius_neighbors_graph(
+        self,
+        X: ArrayLike | None = None,
+        radius: float | None = None,
+        mode: Literal["connectivity", "distance"] = "connectivity",
+        sort_results: bool = False,
+        *,
+        among: ArrayLike | None = None,
+    ) -> csr_array | csr_matrix:
+        """Compute the graph of neighbours within a radius.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_queries, n_features), default=None
+            Queries, as for `kneighbors_graph`.
+        radius : float, default=None
+            Largest distance; by default the parameter of that name.
+        mode : {"connectivity", "distance"}, default="connectivity"
+            Whether edges are one or the distance.
+        sort_results : bool, default=False
+            The entries of a row are in ascending order of distance in any case.
+        among : array-like, default=None
+            As for `kneighbors`.
+
+        Returns
+        -------
+        graph : sparse matrix or array of shape (n_queries, n_samples_fit_), CSR, float64
+            Column j is the item ``ids_[j]``.
+
+        Raises
+        ------
+        NotFittedError, TypeError, ValueError, RuntimeError
+            As `radius_neighbors` and `kneighbors_graph`.
+        """
+        check_is_fitted(self)
+        check_mode(mode)
+        return self._graph(mode, *self._radius_neighbors(_in_memory(X), radius, among))
+
+    def transform(self, X: ArrayLike) -> csr_array | csr_matrix:
+        """Compute the graph of nearest neighbours as scikit-learn's KNeighborsTransformer does.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_queries, n_features)
+            Queries.
+
+        Returns
+        -------
+        graph : sparse matrix or array of shape (n_queries, n_samples_fit_), CSR, float64
+            As of `skdpq.DPQNeighbors.transform`.
+
+        Raises
+        ------
+        NotFittedError, TypeError, ValueError, RuntimeError
+            As `kneighbors_graph`.
+        """
+        check_is_fitted(self)
+        mode = self._valid("mode")
+        return self.kneighbors_graph(X, int(self._valid("n_neighbors")) + (mode == "distance"), mode=mode)
+
+    @reads
+    def score(self, X: ArrayLike, y: ArrayLike) -> float:
+        """Compute the mean average precision of the queries' labels against the database's.
+
+        A ranking of all items is no sum of rankings of shards: codes and labels, M + 1 bytes an item or so, are
+        brought here and ranked by `skdpq.DPQNeighbors.score`.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_queries, n_features)
+            Queries.
+        y : array-like of shape (n_queries,)
+            Their labels.
+
+        Returns
+        -------
+        score : float
+            Mean average precision over the whole ranking, from 0 to 1; ties count with their expected value.
+
+        Raises
+        ------
+        NotFittedError
+            If the estimator is not fitted.
+        ValueError
+            If the database was fitted without labels, or an item was added without one.
+        RuntimeError
+            If the cluster has no workers.
+        """
+        check_is_fitted(self)
+        return self._gathered().score(_in_memory(X), y)
+
+    @changes
+    def save(self, folder: str | PathLike[str]) -> None:
+        """Write this database to a folder: a file for each shard, by the workers, and a manifest last.
+
+        Workers write to `folder` as they see it, so they have to share it. `skdpq.dask.load` reads it, and
+        `skdpq.load` does in one process. A shard that is lost later is made again from its file. At any moment the
+        manifest names files that are whole: those before or the new ones. Files that neither the manifest nor the one
+        before it names are deleted.
+
+        Parameters
+        ----------
+        folder : str or path-like
+            Where to; made if it is not there.
+
+        Raises
+        ------
+        NotFittedError
+            If the estimator is not fitted.
+        TypeError
+            If a file cannot hold the quantizer.
+        OSError
+            If it cannot be written; what was there stays.
+        RuntimeError
+            If the cluster has no workers.
+        """
+        check_is_fitted(self)
+        self._validate_params()
+        self.shards_ = _storage.save(get_client(), self, folder)
+
+    @property
+    def codes_(self) -> da.Array:
+        """Codes of the database."""
+        check_is_fitted(self, "shards_")
+        codebooks = trained_codebooks(self.quantizer_)
+        return _lazy.all_of(self.shards_, "codes", self._order(), codebooks.shape[:2])
+
+    @property
+    def ids_(self) -> da.Array:
+        """Ids of the database, ascending."""
+        check_is_fitted(self, "shards_")
+        return _lazy.all_of(self.shards_, "ids", self._order())
+
+    @property
+    def labels_(self) -> da.Array:
+        """Indices into `classes_`."""
+        check_is_fitted(self, "shards_")
+        if self.shards_.classes is None:
+            raise AttributeError("Expected a database with labels, got one made without y.")
+        return _lazy.all_of(self.shards_, "labels", self._order())
+
+    @property
+    def classes_(self) -> NDArray[Any]:
+        """Labels in the database."""
+        check_is_fitted(self, "shards_")
+        if self.shards_.classes is None:
+            raise AttributeError("Expected a database with labels, got one made without y.")
+        return self.shards_.classes
+
+    @property
+    def n_samples_fit_(self) -> int:
+        """Number of items in the database."""
+        check_is_fitted(self, "shards_")
+        return len(self.shards_)
+
+    get_feature_names_out = reads(ClassNamePrefixFeaturesOutMixin.get_feature_names_out)
+
+    @property
+    def _n_features_out(self):
+        return self.n_samples_fit_
+
+    def __sklearn_is_fitted__(self):
+        return "shards_" in vars(self)
+
+    def _check_metric(self, y):
+        """Raise ValueError if it can be told before the quantizer is fitted that it will not classify codes."""
+        if self.metric == "relevance" and not isinstance(self.quantizer, FrozenEstimator):
+            if y is None:
+                raise ValueError(
+                    'metric="relevance" needs labels: expected y, or quantizer=FrozenEstimator(<fitted quantizer that '
+                    f"classifies codes>), got y=None and quantizer={self.quantizer!r}."
+                )
+            if self.quantizer is not None:
+                check_classifies(self.quantizer)
+
+    def _fitted_quantizer(self, client, rows, labels):
+        """Return the quantizer, fitted on a sample."""
+        quantizer = clone(self._choose_quantizer(labels))
+        if isinstance(quantizer, FrozenEstimator):
+            check_is_fitted(quantizer)
+            return quantizer
+        positions = draw(rows.n, self.sample_size, check_random_state(self.random_state))
+        sample = take(client, rows, positions)
+        return quantizer.fit(sample, None if labels is None else take(client, labels, positions))
+
+    def _choose_quantizer(self, labels):
+        if self.quantizer is not None:
+            return self.quantizer
+        if labels is None:
+            return ProductQuantizer(random_state=self.random_state)
+        from ..transformer import DPQTransformer  # imports torch, which searching does without
+
+        return DPQTransformer(random_state=self.random_state, verbose=self.verbose)
+
+    def _take_quantizer(self, quantizer):
+        """Make a fitted quantizer the one of this database, with the features that it knows."""
+        self.quantizer_ = quantizer
+        for name in ("n_features_in_", "feature_names_in_"):
+            vars(self).pop(name, None)
+            if hasattr(quantizer, name):
+                setattr(self, name, getattr(quantizer, name))
+
+    def _store(self, client, quantizer, codes, labels, ids):
+        """Make a database of codes, rows of them."""
+        if self.metric == "relevance":
+            classifier_of(quantizer)  # raises where it does not classify
+        empty = new_shards(client, quantizer, self.n_shards, self.replicas, ids)
+        self.shards_ = add_items(client, empty, codes, labels, empty.check_new_ids(ids, codes.n))
+
+    def _add(self, client, codes, y, ids):
+        """Add codes, rows of them, with labels, and with ids that have been checked but for those that are there."""
+        labels = None if y is None else rows_of(client, y)
+        if labels is not None and labels.n != codes.n:
+            raise ValueError(f"Expected one label for each of {codes.n} samples, got {labels.n}.")
+        if ids is not None and codes.n and (self.shards_.named or ids.min() < self.shards_.next_number):
+            known = [ids[positions] for positions, *_ in self._parts_of(ids, "numbers")]
+            known = np.concatenate(known)
+            if len(known):
+                where = "database" if self.shards_.named else "index"
+                raise ValueError(f"Expected ids that are not in the {where} yet, got {known[:5].tolist()}.")
+        self.shards_ = add_items(client, self.shards_, codes, labels, ids)
+
+    def _check_samples(self, X, reset=False):
+        """Check width and feature names; the quantizer checks the rest."""
+        if isinstance(X, da.Array):
+            X = np.broadcast_to(np.zeros(1), (1, *X.shape[1:]))
+        elif is_lazy(X):
+            X = X._meta
+        validate_data(self, X, skip_check_array=True, reset=reset)
+
+    def _quantizer(self):
+        """Return the quantizer as it is now; raise ValueError if it no longer is the one that the codes are of."""
+        quantizer = snapshot(self.quantizer_)
+        check_same(quantizer, self._codebooks_at_fit())
+        return quantizer
+
+    def _codebooks_at_fit(self):
+        return CodeIndex(self.shards_.codebooks).codebooks
+
+    def _prepare(self):
+        """Return an index without items as it is searched now, and how shards search."""
+        quantizer = self._quantizer()
+        relevance, symmetric = self._valid("metric") == "relevance", self._valid("search") == "symmetric"
+        index = CodeIndex(self.shards_.codebooks)
+        codebooks = None
+        if relevance:
+            index = index.with_classifier(*classifier_of(quantizer))
+        elif not np.array_equal(as_array(quantizer.codebooks_), self.shards_.codebooks):  # intra_norm
+            codebooks = np.asarray(as_array(quantizer.codebooks_))
+            index = index.with_codebooks(codebooks)
+        return index, Search(symmetric, relevance, codebooks, self._valid("n_jobs"), self._valid("device"))
+
+    def _blocks(self, X, symmetric):
+        """Represent queries in memory block by block."""
+        method = self._method(symmetric)
+        for block in blocks_of(X) or [slice(None)]:
+            yield represent(self.quantizer_, method, _safe_indexing(X, block), self)
+
+    def _method(self, symmetric):
+        """Return the name of the method by which a quantizer represents queries."""
+        if symmetric:
+            return "encode"
+        return "predict_proba_soft" if self.metric == "relevance" else "soft"
+
+    def _check_n_neighbors(self, n_neighbors, n_allowed, n_queries, args=(), excluding=False):
+        """Return how many neighbours to find; raise what scikit-learn raises."""
+        k = self.n_neighbors if n_neighbors is None else n_neighbors
+        try:
+            return check_n_neighbors(k, n_allowed, n_queries, excluding)
+        except ValueError:
+            self._check_known(args)
+            raise
+
+    def _allowed(self, among):
+        """Return what each shard is told of `among`, what all are, and how many items are allowed."""
+        among = as_array(among)
+        if among is None:
+            return None, (None,), len(self.shards_)
+        among = np.asarray(among)
+        n = len(self.shards_)
+        if among.dtype == bool and among.shape == (n,):
+            return self._split(among), (), int(among.sum())
+        if among.ndim != 1 or among.dtype == bool or (among.size and among.dtype.kind not in "iuOUT"):
+            raise ValueError(
+                f"Expected among as a boolean mask of shape ({n},), in the order of ids_, or as a 1-D array of ids, "
+                f"integers; got {among.dtype} of shape {among.shape}."
+            )
+        ids = np.unique(self.shards_.check_kind(among)) if among.size else np.empty(0, np.int64)
+        return None, (ids,), len(ids)
+
+    def _split(self, values):
+        """Return for each shard those of values, one for each item in the order of `ids_`, that are its items'."""
+        order = self._order()
+        if isinstance(order, list):
+            ends = np.cumsum([self.shards_.abouts[i].n for i in order])
+            own = [(values[:0],)] * len(self.shards_.futures)
+            for i, end in zip(order, ends, strict=True):
+                own[i] = (np.ascontiguousarray(values[end - self.shards_.abouts[i].n : end]),)
+            return own
+        placed = np.empty_like(values)
+        placed[order] = values
+        return [(part,) for part in np.split(placed, np.cumsum([about.n for about in self.shards_.abouts])[:-1])]
+
+    def _order(self):
+        """Return shards in the order of `ids_`: a list; or where they interleave, all items' positions, an array."""
+        order = self.shards_.in_order()
+        return np.argsort(np.concatenate(self._all_of("numbers"))) if order is None else order
+
+    def _all_of(self, what):
+        """Return something of all items, a list of an array for each shard."""
+        own = [(i,) for i in range(len(self.shards_.futures))]
+        parts = ask(get_client(), self.shards_, Shard.one_of, joined, (what,), own)
+        return [part for _, part in sorted(parts, key=lambda pair: pair[0])]
+
+    def _check_known(self, args):
+        """Raise ValueError if `among`, as `_allowed` returned it, has ids that are not in the database."""
+        if args and args[0] is not None:
+            unknown = np.ones(len(args[0]), dtype=bool)
+            for positions, *_ in self._parts_of(args[0], "numbers"):
+                unknown[positions] = False
+            if unknown.any():
+                raise ValueError(f"Expected ids of the database in among, got {args[0][unknown][:5].tolist()}.")
+
+    def _parts_of(self, ids, what):
+        return ask(get_client(), self.shards_, Shard.look_up, joined, (ids, what))
+
+    def _look_up(self, ids, what):
+        """Return what shards know of ids, (n,), in parts; raise ValueError where one is not of the database."""
+        parts = self._parts_of(ids, what)
+        unknown = np.ones(len(ids), dtype=bool)
+        for positions, *_ in parts:
+            unknown[positions] = False
+        if unknown.any():
+            raise ValueError(f"Expected ids of the database, got {ids[unknown][:5].tolist()}.")
+        return parts
+
+    def _named(self, numbers):
+        """Return ids of items, of any shape, as users see them."""
+        if not self.shards_.named:
+            return numbers
+        distinct, places = np.unique(numbers, return_inverse=True)
+        names = np.empty(len(distinct), dtype=object)
+        for positions, found in ask(get_client(), self.shards_, Shard.name, joined, (distinct,)):
+            names[positions] = found
+        return names[places].reshape(numbers.shape)
+
+    def _ask_nearest(self, search, queries, k, own, args, n_allowed):
+        """Return the Nearest of all shards."""
+        own = None if own is None else [(search, queries, k, *mine) for mine in own]
+        args = (search, queries, k, *args) if own is None else ()
+        found = ask(get_client(), self.shards_, Shard.kneighbors, partial(_found.nearest, k=k), args, own)
+        if found.n_allowed != n_allowed:
+            self._check_known(args[3:])
+        return found
+
+    def _ask_within(self, search, queries, radius, own, args, n_allowed):
+        """Return the Within of all shards."""
+        own = None if own is None else [(search, queries, radius, *mine) for mine in own]
+        args = (search, queries, radius, *args) if own is None else ()
+        found = ask(get_client(), self.shards_, Shard.radius_neighbors, _found.within, args, own)
+        if found.n_allowed != n_allowed:
+            self._check_known(args[3:])
+        return found
+
+    def _kneighbors(self, X, n_neighbors, among):
+        """Return distances and numbers, (n_queries, k)."""
+        index, search = self._prepare()
+        if X is None:
+            return self._all_kneighbors(index, search, n_neighbors, among)
+        self._check_samples(X)
+        own, args, n_allowed = self._allowed(among)
+        k = self._check_n_neighbors(n_neighbors, n_allowed, _num_samples(X), args)
+        found = [
+            self._ask_nearest(search, queries, k, own, args, n_allowed) for queries in self._blocks(X, search.symmetric)
+        ]
+        distances = np.concatenate([part.distances for part in found])
+        return index.distances(distances), np.concatenate([part.numbers for part in found])
+
+    def _radius_neighbors(self, X, radius, among):
+        """Return distances and numbers of all queries, one after the other, and where those of each start."""
+        radius = check_radius(self._valid("radius") if radius is None else radius)
+        index, search = self._prepare()
+        if X is None:
+            return self._all_radius_neighbors(index, search, radius, among)
+        self._check_samples(X)
+        own, args, n_allowed = self._allowed(among)
+        found = [
+            self._ask_within(search, queries, radius, own, args, n_allowed)
+            for queries in self._blocks(X, search.symmetric)
+        ]
+        counts, distances, numbers = (np.concatenate([part[i] for part in found]) for i in range(3))
+        return index.distances(distances), numbers, np.concatenate(([0], np.cumsum(counts)))
+
+    def _items(self):
+        """Return distinct codes of the database, which of them each item has, and the items' numbers, ascending."""
+        numbers, codes = (np.concatenate(self._all_of(what)) for what in ("numbers", "codes"))
+        order = np.argsort(numbers)
+        return *distinct_rows(codes[order]), numbers[order]
+
+    def _all_kneighbors(self, index, search, n_neighbors, among):
+        """Return what `_kneighbors` does, where items are the queries."""
+        n, (own, args, n_allowed) = len(self.shards_), self._allowed(among)
+        k = self._check_n_neighbors(n_neighbors, n_allowed, n, args, excluding=True)
+        codes, code_of_item, numbers = self._items()
+        found = self._ask_nearest(search._replace(symmetric=True), codes, k + 1, own, args, n_allowed)
+        starts, indptr = np.arange(len(codes) + 1) * (k + 1), np.arange(n + 1) * k
+        distances, others = without_self(
+            code_of_item, numbers, starts, found.distances.ravel(), found.numbers.ravel(), indptr
+        )
+        return index.distances(distances).reshape(n, k), others.reshape(n, k)
+
+    def _all_radius_neighbors(self, index, search, radius, among):
+        """Return what `_radius_neighbors` does, where items are the queries."""
+        own, args, n_allowed = self._allowed(among)
+        codes, code_of_item, numbers = self._items()
+        found = self._ask_within(search._replace(symmetric=True), codes, radius, own, args, n_allowed)
+        starts = np.concatenate(([0], np.cumsum(found.counts)))
+        counts = count_others(code_of_item, numbers, starts, found.numbers)
+        indptr = np.concatenate(([0], np.cumsum(counts)))
+        distances, others = without_self(code_of_item, numbers, starts, found.distances, found.numbers, indptr)
+        return index.distances(distances), others, indptr
+
+    def _graph(self, mode, distances, numbers, indptr):
+        """Return a graph, whose columns are in the order of `ids_`."""
+        columns = numbers
+        if self.shards_.has_gaps:
+            distinct, places = np.unique(numbers, return_inverse=True)
+            columns = ask(get_client(), self.shards_, Shard.ranks, _found.total, (distinct,))[places]
+        return make_graph(mode, distances, columns, indptr, len(self.shards_))
+
+    def _lazy_kneighbors(self, X, n_neighbors, return_distance, among):
+        """Return the answers to queries of dask."""
+        index, search = self._prepare()
+        self._check_samples(X)
+        own, args, n_allowed = self._allowed(among)
+        self._check_known(args)
+        k = self._check_n_neighbors(n_neighbors, n_allowed, 0 if np.isnan(_length(X)) else len(X))
+        asked = _lazy.Asked(self.shards_, index, search, own, args)
+        found = _lazy.kneighbors(X, self.quantizer_, self._method(search.symmetric), asked, k)
+        return found if return_distance else found[1]
+
+    def _lazy_radius_neighbors(self, X, radius, return_distance, among):
+        """Return the answers to queries of dask."""
+        radius = check_radius(self._valid("radius") if radius is None else radius)
+        index, search = self._prepare()
+        self._check_samples(X)
+        own, args, _ = self._allowed(among)
+        self._check_known(args)
+        asked = _lazy.Asked(self.shards_, index, search, own, args)
+        found = _lazy.radius_neighbors(X, self.quantizer_, self._method(search.symmetric), asked, radius)
+        return found if return_distance else found[1]
+
+    def _gathered(self):
+        """Return a database with the same codes and labels in this process, whose ids are others."""
+        classes = self.shards_.classes
+        labels = None
+        if classes is not None:
+            labels = np.concatenate(self._all_of("labels"))
+            shifts = [() if about.classes is None else about.classes for about in self.shards_.abouts]
+            sizes = np.repeat(np.arange(len(shifts)), [about.n for about in self.shards_.abouts])
+            for i, own in enumerate(shifts):
+                mine = (sizes == i) & (labels >= 0)
+                if mine.any():
+                    labels[mine] = np.searchsorted(classes, own)[labels[mine]]
+        codes = np.concatenate(self._all_of("codes"))
+        params = {name: getattr(self, name) for name in ("metric", "search", "n_jobs", "device")}
+        local = single.DPQNeighbors(quantizer=FrozenEstimator(self.quantizer_), **params)
+        has_label = np.zeros(len(codes), dtype=bool) if labels is None else labels >= 0
+        y = None if classes is None else classes[labels[has_label]]
+        return local.fit_codes(codes[has_label], y).add_codes(codes[~has_label])
+
+
+# As the outermost, so that what is transformed is what was fitted.
+DPQNeighbors.transform = reads(DPQNeighbors.transform)  # type: ignore[method-assign]
+DPQNeighbors.fit_transform = changes(DPQNeighbors.fit_transform)  # type: ignore[method-assign]
+
+
+def _in_memory(X):
+    """Return queries as they are; raise TypeError where they are of dask."""
+    if is_lazy(X):
+        raise TypeError(f"Expected queries in memory, as the answer is there too, got a {type(X).__name__} of dask.")
+    return X
+
+
+def _length(X):
+    """Return the number of rows of a dask collection, NaN where it is not known."""
+    return X.shape[0] if isinstance(X, da.Array) else np.nan
