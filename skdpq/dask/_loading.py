@@ -57,7 +57,7 @@ def load(
     >>> import skdpq.dask
     >>> X, _ = load_digits(return_X_y=True)
     >>> skdpq.DPQNeighbors(random_state=0).fit(X).save("digits.skdpq")
-    >>> client = Client(processes=False, n_workers=2, threads_per_worker=1, dashboard_address=None)
+    >>> client = Client(processes=False, n_workers=2, threads_per_worker=1, dashboard_address=":0")
     >>> neighbors = skdpq.dask.load("digits.skdpq")
     >>> neighbors.kneighbors(X[:2], 3, return_distance=False).shape
     (2, 3)

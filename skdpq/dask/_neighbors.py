@@ -112,7 +112,7 @@ class DPQNeighbors(
     >>> from sklearn.datasets import load_digits
     >>> from skdpq import ProductQuantizer
     >>> from skdpq.dask import DPQNeighbors
-    >>> client = Client(processes=False, n_workers=2, threads_per_worker=1, dashboard_address=None)
+    >>> client = Client(processes=False, n_workers=2, threads_per_worker=1, dashboard_address=":0")
     >>> X = da.from_array(load_digits().data, chunks=(500, -1))
     >>> neighbors = DPQNeighbors(quantizer=ProductQuantizer(M=8, K=32, random_state=0)).fit(X)
     >>> distances, ids = neighbors.kneighbors(X[:2].compute(), n_neighbors=3)

@@ -81,6 +81,13 @@ def blocks_of(X):
     return X.to_delayed()
 
 
+def on_workers(client, rows):
+    """Return rows whose blocks are being computed by workers where dask has them, each once."""
+    if not dask.is_dask_collection(rows.blocks[0]):
+        return rows
+    return Rows(client.compute(rows.blocks), rows.lengths)
+
+
 def take(client, rows, positions):
     """Return the rows at ascending positions, in memory."""
     begins = np.cumsum([0, *rows.lengths])

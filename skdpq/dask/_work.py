@@ -10,7 +10,7 @@ from .._names import as_names
 from .._quantizer import classifier_of, trained_codebooks
 from .._search.index import CodeIndex
 from ._cluster import results, submit, workers_of
-from ._rows import join_pieces
+from ._rows import join_pieces, on_workers
 from ._shard import Shard, new_shard
 from ._shards import Shards
 
@@ -128,6 +128,7 @@ def add_items(client, shards, codes, labels, ids):
         With them.
     """
     made, start = {}, 0
+    codes, labels = on_workers(client, codes), None if labels is None else on_workers(client, labels)
     for i, n in enumerate(shards.room_for(codes.n)):
         if n:
             stop = start + n

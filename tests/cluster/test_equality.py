@@ -1,0 +1,152 @@
+"""Every answer of a database on a cluster is, bit for bit, that of one index over the same data."""
+
+from typing import NamedTuple
+
+import dask
+import dask.array as da
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+from numpy.testing import assert_array_equal
+from sklearn.datasets import load_iris
+from sklearn.frozen import FrozenEstimator
+
+import skdpq
+import skdpq.dask
+
+X, Y = load_iris(return_X_y=True)
+NAMES = np.array(["setosa", "versicolor", "virginica"])
+QUANTIZERS = {
+    "euclidean": FrozenEstimator(skdpq.ProductQuantizer(M=2, K=4, random_state=0).fit(X)),
+    "relevance": FrozenEstimator(skdpq.DPQTransformer(M=2, K=4, max_iter=3, random_state=0).fit(X, Y)),
+}
+
+
+class Change(NamedTuple):
+    """Items that are added: their samples, labels or None, ids or None, and how many of all are removed after it."""
+
+    samples: np.ndarray
+    labels: np.ndarray | None
+    ids: list | None
+    n_removed: int
+
+
+@st.composite
+def histories(draw):
+    """Draw changes of a database, the first of which has an item or more."""
+    kind = draw(st.sampled_from(["default", "integers", "strings"]))
+    sizes = draw(st.lists(st.integers(0, 12), max_size=2))
+    sizes.insert(0, draw(st.integers(1, 30)))
+    random = np.random.default_rng(draw(st.integers(0, 2**32)))
+    numbers = random.permutation(3 * sum(sizes))[: sum(sizes)]
+    changes, start = [], 0
+    for size in sizes:
+        ids = numbers[start : start + size]
+        ids = {"default": None, "integers": ids, "strings": [f"item {i}" for i in ids]}[kind]
+        labels = random.integers(0, 3, size) if draw(st.booleans()) else None
+        samples = X[random.integers(0, len(X), size)]  # of 16 codes at most, so many are equally far
+        labels = None if labels is None else NAMES[labels]
+        changes.append(Change(samples, labels, ids, draw(st.integers(0, size // 2))))
+        start += size
+    return changes
+
+
+def build(one, many, history, chunk):
+    """Make two databases by the same changes, the second of dask arrays of `chunk` rows unless that is None."""
+
+    def wrap(values):
+        wanted = chunk and values is not None and len(values)
+        return da.from_array(values, chunks=(chunk, *values.shape[1:])) if wanted else values
+
+    for i, (samples, labels, ids, n_removed) in enumerate(history):
+        if i == 0 or len(samples):
+            method = "add" if i else "fit"
+            getattr(one, method)(samples, labels, ids=ids)
+            getattr(many, method)(wrap(samples), wrap(labels), ids=ids)
+        removed = one.ids_[:: max(1, len(one) // max(1, n_removed))][:n_removed]
+        if len(removed):
+            one.remove(removed)
+            many.remove(removed)
+
+
+def flat(found):
+    """Return arrays of numbers or names, whatever a search returned."""
+    arrays = []
+    for array in found if isinstance(found, tuple) else (found,):
+        array = np.asarray(array)
+        if array.dtype == object and array.ndim == 1 and all(isinstance(row, np.ndarray) for row in array):
+            arrays += [np.array([len(row) for row in array]), np.concatenate([np.empty(0), *array])]
+        else:
+            arrays.append(array)
+    return arrays
+
+
+def answers(estimator, queries, among):
+    """Yield what an estimator answers to everything."""
+    n = estimator.n_samples_fit_
+    k = max(1, n // 2)
+    labelled = hasattr(estimator, "classes_")
+    ids, codes, labels = dask.compute(estimator.ids_, estimator.codes_, estimator.labels_ if labelled else None)
+    yield ids
+    yield codes
+    yield estimator.kneighbors(queries, k)
+    yield estimator.kneighbors(queries, n, return_distance=False)
+    yield estimator.kneighbors_codes(codes[:5], k)
+    yield estimator.radius_neighbors(queries, 0.6)
+    yield estimator.radius_neighbors(radius=0.5)
+    yield estimator.kneighbors_graph(queries, k, mode="distance").toarray()
+    yield estimator.radius_neighbors_graph(queries, 0.6).toarray()
+    if n > 1:
+        yield estimator.kneighbors(n_neighbors=k if k < n else n - 1)
+    for allowed in (among, ids[among]):
+        yield estimator.kneighbors(queries, max(1, among.sum() // 2), among=allowed)
+        yield estimator.radius_neighbors(queries, 0.7, among=allowed)
+        yield estimator.kneighbors(n_neighbors=max(1, among.sum() // 2), among=allowed) if among.sum() > 1 else 0
+    yield estimator.reconstruct(ids[::3])
+    yield labelled
+    if labelled:
+        yield estimator.classes_
+        yield labels
+        yield estimator.labels_of(ids[labels >= 0])
+        if (labels >= 0).all():
+            yield estimator.score(queries, NAMES[Y[: len(queries)]])
+
+
+def assert_same(found, expected):
+    for array, wanted in zip(flat(found), flat(expected), strict=True):
+        assert_array_equal(array, wanted)
+        assert array.dtype == wanted.dtype or array.dtype.kind == "i"  # labels_ is as narrow as it can be
+
+
+def check(history, metric, search, n_shards, chunk):
+    params = {"quantizer": QUANTIZERS[metric], "metric": metric, "search": search}
+    one = skdpq.DPQNeighbors(**params)
+    many = skdpq.dask.DPQNeighbors(**params, n_shards=n_shards)
+    build(one, many, history, chunk)
+    if not len(one):
+        assert not len(many)
+        return
+    among, queries = np.arange(len(one)) % 3 != 1, X[5::30]
+    for found, expected in zip(answers(many, queries, among), answers(one, queries, among), strict=True):
+        assert_same(found, expected)
+    of_dask = da.from_array(queries, chunks=(2, -1))
+    lazy = many.kneighbors(of_dask, 1), many.radius_neighbors(of_dask, 0.6, among=among)
+    for found, expected in zip(
+        dask.compute(*lazy), (one.kneighbors(queries, 1), one.radius_neighbors(queries, 0.6, among=among)), strict=True
+    ):
+        assert_same(found, expected)
+
+
+@pytest.mark.parametrize("n_workers", [1, 2])
+@pytest.mark.parametrize("n_shards", [1, 2, 7])
+@settings(max_examples=4, phases=(Phase.generate,), suppress_health_check=[HealthCheck.too_slow])
+@given(
+    history=histories(),
+    metric=st.sampled_from(list(QUANTIZERS)),
+    search=st.sampled_from(["asymmetric", "symmetric"]),
+    chunk=st.sampled_from([None, 4, 11]),
+)
+def test_answers_are_those_of_one_index(history, metric, search, chunk, n_shards, n_workers, one_worker, two_workers):
+    with (one_worker if n_workers == 1 else two_workers).as_current():
+        check(history, metric, search, n_shards, chunk)
