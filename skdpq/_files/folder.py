@@ -219,9 +219,7 @@ def read_shard(folder, file, *, mapped, thorough, backbone=None, device=None):
                 raise FileFormatError(f"expected the header of {file.name} with the checksum {file.checksum}.")
             if mapped and thorough:
                 reader.verify()
-            estimator = estimators.restore(
-                reader, mapped=mapped, thorough=thorough, backbone=backbone, device=device
-            )
+            estimator = estimators.restore(reader, mapped=mapped, thorough=thorough, backbone=backbone, device=device)
     except FileNotFoundError as error:
         raise FileFormatError(f"expected the file {file.name}, which the manifest names, got none.") from error
     if type(estimator).__name__ != "DPQNeighbors" or not hasattr(estimator, "quantizer_"):

@@ -4,14 +4,13 @@ Needs ``pip install skdpq[dask]``. The classes are those of one process, over ar
 """
 
 try:
-    import dask.array
-    import distributed
+    from ._loading import load
+    from ._neighbors import DPQNeighbors
 except ImportError as error:
+    if (error.name or "").partition(".")[0] not in ("dask", "distributed"):
+        raise
     raise ImportError(
         f"skdpq.dask needs dask and distributed: expected them installed, as by pip install skdpq[dask], got {error}."
     ) from error
-
-from ._loading import load
-from ._neighbors import DPQNeighbors
 
 __all__ = ["DPQNeighbors", "load"]

@@ -8,7 +8,7 @@ shard again and answers by tasks. So an answer is late at worst.
 
 import asyncio
 from collections import Counter
-from typing import Any, NamedTuple
+from typing import NamedTuple
 from weakref import WeakKeyDictionary
 
 from distributed.protocol.pickle import dumps, loads
@@ -82,10 +82,11 @@ def ask(client, shards, function, merge, args=(), own=None):
         if visits is None:
             return _ask_by_tasks(client, shards, asked, own, payload, merge)
         answer = client.sync(_collect, client.rpc, client.scheduler, visits, payload, merge)
+        if missing or isinstance(answer, _Lost):
+            _places.pop(shards, None)  # the scheduler may not have noticed yet
         if not isinstance(answer, _Lost):
             return _value(answer)
         missing |= answer.addresses
-        _places.pop(shards, None)
 
 
 def _value(answer):
@@ -129,7 +130,7 @@ async def _ask_worker(rpc, scheduler, visits, payload):
             if address not in await scheduler.ncores():
                 return _Lost({address})
         response = call.result()
-    except (OSError, asyncio.TimeoutError):
+    except (TimeoutError, OSError):
         return _Lost({address})
     finally:
         call.cancel()

@@ -3,8 +3,9 @@
 `_neighbors` calls it. An array holds the shards that it is of, so it is of the state that the estimator had.
 """
 
+from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import dask.array as da
 import numpy as np
@@ -20,7 +21,8 @@ from ._shard import Search, Shard
 from ._shards import Shards
 
 
-class Asked(NamedTuple):
+@dataclass(frozen=True)
+class Asked:
     """Who is asked, and how: shards, an index without items, the search, and of `among` what each and all are told."""
 
     shards: Shards

@@ -23,7 +23,6 @@ from .._device import TorchDevice, search_device
 from .._nearest_neighbors import check_mode, check_n_neighbors, check_radius, make_graph
 from .._progress import printed_stage
 from .._quantizer import blocks_of, check_classifies, check_same, classifier_of, represent, trained_codebooks
-from .._search.index import CodeIndex
 from .._search.results import count_others, split_results, without_self
 from .._search.segments import distinct_rows
 from .._typing import Device, typed
@@ -31,17 +30,15 @@ from .._versions import VersionedMixin
 from ..product_quantizer import ProductQuantizer
 from . import _found, _lazy, _storage
 from ._asking import ask
-from ._cluster import get_client, workers_of
+from ._cluster import get_client
 from ._found import joined
-from ._rows import Rows, draw, encode, rows_of, take
+from ._rows import draw, encode, rows_of, take
 from ._shard import Search, Shard
 from ._shards import Shards
 from ._work import add_items, new_shards, remove_items
 
 
-class DPQNeighbors(
-    StateMixin, VersionedMixin, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
-):
+class DPQNeighbors(StateMixin, VersionedMixin, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
     """Neighbour search over codes that are spread over the workers of a dask cluster.
 
     Each worker holds shards of the database and searches them; what they find is put together by (distance, id). Every
@@ -713,7 +710,7 @@ class DPQNeighbors(
         return self._gathered().score(_in_memory(X), y)
 
     @changes
-    def save(self, folder: str | PathLike[str]) -> None:
+    def save(self, folder: str | PathLike[str]) -> None:  # type: ignore[override]
         """Write this database to a folder: a file for each shard, by the workers, and a manifest last.
 
         Workers write to `folder` as they see it, so they have to share it. `skdpq.dask.load` reads it, and
@@ -854,21 +851,18 @@ class DPQNeighbors(
     def _quantizer(self):
         """Return the quantizer as it is now; raise ValueError if it no longer is the one that the codes are of."""
         quantizer = snapshot(self.quantizer_)
-        check_same(quantizer, self._codebooks_at_fit())
+        check_same(quantizer, self.shards_.index.codebooks)
         return quantizer
-
-    def _codebooks_at_fit(self):
-        return CodeIndex(self.shards_.codebooks).codebooks
 
     def _prepare(self):
         """Return an index without items as it is searched now, and how shards search."""
         quantizer = self._quantizer()
         relevance, symmetric = self._valid("metric") == "relevance", self._valid("search") == "symmetric"
-        index = CodeIndex(self.shards_.codebooks)
-        codebooks = None
+        index, codebooks = self.shards_.index, None
         if relevance:
-            index = index.with_classifier(*classifier_of(quantizer))
-        elif not np.array_equal(as_array(quantizer.codebooks_), self.shards_.codebooks):  # intra_norm
+            classifier_of(quantizer)  # raises where it does not classify
+            index = index.with_classifier(*self.shards_.classifier)
+        elif not np.array_equal(as_array(quantizer.codebooks_), index.codebooks):  # intra_norm
             codebooks = np.asarray(as_array(quantizer.codebooks_))
             index = index.with_codebooks(codebooks)
         return index, Search(symmetric, relevance, codebooks, self._valid("n_jobs"), self._valid("device"))

@@ -12,7 +12,7 @@ import numpy as np
 
 from .._labels import append_labels
 from .._names import as_names, check_names
-from .._search.index import MAX_ID, check_new_ids
+from .._search.index import MAX_ID, CodeIndex, check_new_ids
 from ._shard import About
 
 
@@ -30,8 +30,8 @@ class Shards:
         The number that the next item gets.
     named : bool
         Whether ids are strings.
-    codebooks : ndarray of shape (M, K, D)
-        What the codes index.
+    index : CodeIndex
+        Without items; what it knows of the codes is the same in all shards.
     classifier : tuple of ndarray (M, K, C) and (C,), or None
         What classifies codes.
     """
@@ -40,7 +40,7 @@ class Shards:
     abouts: tuple[About, ...]
     next_number: int
     named: bool
-    codebooks: np.ndarray
+    index: CodeIndex
     classifier: tuple[np.ndarray, np.ndarray] | None
 
     def __len__(self):

@@ -57,14 +57,16 @@ def save(client, neighbors, folder):
         for of_shard, about, name in zip(homes, shards.abouts, names, strict=True)
     ]
     try:
-        files = results(client, [submit(client, _describe, future, name) for future, name in zip(written, names, strict=True)])
+        files = results(
+            client, [submit(client, _describe, future, name) for future, name in zip(written, names, strict=True)]
+        )
         parameters = {name: getattr(neighbors, name) for name in OWN}
         manifest = Manifest(shards.next_number, shards.named, parameters, files)
         results(client, [submit(client, _publish, folder, manifest)])
     except BaseException:
         submit(client, _delete, folder, names).cancelled()
         raise
-    tables = submit(client, _same, (shards.codebooks, shards.classifier))
+    tables = submit(client, _same, (shards.index.codebooks, shards.classifier))
     made = [
         [submit(client, open_shard, folder, file, tables, False, False, home=home) for _, home in of_shard]
         for of_shard, file in zip(homes, files, strict=True)
@@ -77,7 +79,7 @@ def _shell(neighbors):
     quantizer = neighbors.quantizer_
     frozen = quantizer if isinstance(quantizer, FrozenEstimator) else FrozenEstimator(quantizer)
     shell = single.DPQNeighbors(quantizer=frozen, **{name: getattr(neighbors, name) for name in SHARED})
-    shell.fit_codes(np.empty((0, len(neighbors.shards_.codebooks)), dtype=np.uint8))
+    shell.fit_codes(np.empty((0, len(neighbors.shards_.index.codebooks)), dtype=np.uint8))
     shell.quantizer, shell.quantizer_ = neighbors.quantizer, quantizer
     return shell
 
@@ -219,28 +221,26 @@ def look_into(path, verify):
 
 def open_folder(client, folder, manifest, shell, replicas, mmap, verify):
     """Return the Shards of a folder, a task for each."""
-    tables = shell._items().index.codebooks, classifier_or_none(shell.quantizer_)
-    shared = submit(client, _same, tables)
+    index, classifier = shell._items().index, classifier_or_none(shell.quantizer_)
+    shared = submit(client, _same, (index.codebooks, classifier))
     made = [
         [submit(client, open_shard, folder, file, shared, mmap, verify, home=home) for home in homes]
-        for file, homes in zip(
-            manifest.files, choose_homes(client, len(manifest.files), replicas), strict=True
-        )
+        for file, homes in zip(manifest.files, choose_homes(client, len(manifest.files), replicas), strict=True)
     ]
-    return shards_of(client, made, Shards((), (), manifest.next_number, manifest.named, *tables))
+    return shards_of(client, made, Shards((), (), manifest.next_number, manifest.named, index, classifier))
 
 
 def spread(client, path, shell, about, n_shards, replicas):
     """Return the Shards of a file of one database: each worker reads its share."""
     n, next_number, named, content = about
-    tables = shell._items().index.codebooks, classifier_or_none(shell.quantizer_)
-    shared, homes = submit(client, _same, tables), choose_homes(client, n_shards, replicas)
+    index, classifier = shell._items().index, classifier_or_none(shell.quantizer_)
+    shared, homes = submit(client, _same, (index.codebooks, classifier)), choose_homes(client, n_shards, replicas)
     ends = [n * i // len(homes) for i in range(len(homes) + 1)]
     made = [
         [submit(client, part_of, path, content, (ends[i], ends[i + 1]), shared, home=home) for home in of_shard]
         for i, of_shard in enumerate(homes)
     ]
-    return shards_of(client, made, Shards((), (), next_number, named, *tables))
+    return shards_of(client, made, Shards((), (), next_number, named, index, classifier))
 
 
 def _same(value):

@@ -42,11 +42,11 @@ def new_shards(client, quantizer, n_shards, replicas, ids):
         If there are fewer workers than replicas.
     """
     named = ids is not None and as_names(ids) is not None
-    codebooks, classifier = CodeIndex(trained_codebooks(quantizer)).codebooks, classifier_or_none(quantizer)
-    tables = submit(client, _same, (codebooks, classifier))
+    index, classifier = CodeIndex(trained_codebooks(quantizer)), classifier_or_none(quantizer)
+    tables = submit(client, _same, (index.codebooks, classifier))
     homes = choose_homes(client, n_shards, replicas)
     made = [[submit(client, _new, tables, named, home=home) for home in of_shard] for of_shard in homes]
-    return shards_of(client, made, Shards((), (), 0, named, codebooks, classifier))
+    return shards_of(client, made, Shards((), (), 0, named, index, classifier))
 
 
 def classifier_or_none(quantizer):
@@ -92,10 +92,14 @@ def shards_of(client, made, shards):
 def _abouts(client, made):
     """Return what is known of new shards, each a list of futures, once all their replicas are made."""
     replicas = [future for futures in made for future in futures]
-    known = dict(zip([f.key for f in replicas], results(client, [submit(client, _about, f) for f in replicas]), strict=True))
+    known = dict(
+        zip([f.key for f in replicas], results(client, [submit(client, _about, f) for f in replicas]), strict=True)
+    )
     abouts = [[known[future.key] for future in futures] for futures in made]
     if any(about.content != of_shard[0].content for of_shard in abouts for about in of_shard):
-        raise RuntimeError("Expected replicas that are the same, got others: the data are not the same at each reading.")
+        raise RuntimeError(
+            "Expected replicas that are the same, got others: the data are not the same at each reading."
+        )
     return [of_shard[0] for of_shard in abouts]
 
 
