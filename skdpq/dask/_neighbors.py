@@ -283,7 +283,7 @@ class DPQNeighbors(StateMixin, VersionedMixin, ClassNamePrefixFeaturesOutMixin, 
             If the cluster has no workers.
         """
         check_is_fitted(self)
-        client = get_client()
+        client = self.shards_.client
         self._check_samples(X)
         rows = rows_of(client, X)
         ids = self.shards_.check_new_ids(ids, rows.n)
@@ -315,7 +315,7 @@ class DPQNeighbors(StateMixin, VersionedMixin, ClassNamePrefixFeaturesOutMixin, 
         """
         check_is_fitted(self)
         self._quantizer()
-        client = get_client()
+        client = self.shards_.client
         rows = rows_of(client, codes)
         self._add(client, rows, y, self.shards_.check_new_ids(ids, rows.n))
         return self
@@ -348,7 +348,7 @@ class DPQNeighbors(StateMixin, VersionedMixin, ClassNamePrefixFeaturesOutMixin, 
         if ids.ndim != 1:
             raise ValueError(f"Expected ids as a 1-D array, got shape {ids.shape}.")
         self._look_up(ids, "numbers")  # raises where one is unknown
-        self.shards_ = remove_items(get_client(), self.shards_, ids)
+        self.shards_ = remove_items(self.shards_.client, self.shards_, ids)
         return self
 
     @reads
@@ -736,7 +736,7 @@ class DPQNeighbors(StateMixin, VersionedMixin, ClassNamePrefixFeaturesOutMixin, 
         """
         check_is_fitted(self)
         self._validate_params()
-        self.shards_ = _storage.save(get_client(), self, folder)
+        self.shards_ = _storage.save(self.shards_.client, self, folder)
 
     @property
     def codes_(self) -> da.Array:
@@ -926,7 +926,7 @@ class DPQNeighbors(StateMixin, VersionedMixin, ClassNamePrefixFeaturesOutMixin, 
     def _all_of(self, what):
         """Return something of all items, a list of an array for each shard."""
         own = [(i,) for i in range(len(self.shards_.futures))]
-        parts = ask(get_client(), self.shards_, Shard.one_of, joined, (what,), own)
+        parts = ask(self.shards_.client, self.shards_, Shard.one_of, joined, (what,), own)
         return [part for _, part in sorted(parts, key=lambda pair: pair[0])]
 
     def _check_known(self, args):
@@ -939,7 +939,7 @@ class DPQNeighbors(StateMixin, VersionedMixin, ClassNamePrefixFeaturesOutMixin, 
                 raise ValueError(f"Expected ids of the database in among, got {args[0][unknown][:5].tolist()}.")
 
     def _parts_of(self, ids, what):
-        return ask(get_client(), self.shards_, Shard.look_up, joined, (ids, what))
+        return ask(self.shards_.client, self.shards_, Shard.look_up, joined, (ids, what))
 
     def _look_up(self, ids, what):
         """Return what shards know of ids, (n,), in parts; raise ValueError where one is not of the database."""
@@ -957,7 +957,7 @@ class DPQNeighbors(StateMixin, VersionedMixin, ClassNamePrefixFeaturesOutMixin, 
             return numbers
         distinct, places = np.unique(numbers, return_inverse=True)
         names = np.empty(len(distinct), dtype=object)
-        for positions, found in ask(get_client(), self.shards_, Shard.name, joined, (distinct,)):
+        for positions, found in ask(self.shards_.client, self.shards_, Shard.name, joined, (distinct,)):
             names[positions] = found
         return names[places].reshape(numbers.shape)
 
@@ -965,7 +965,7 @@ class DPQNeighbors(StateMixin, VersionedMixin, ClassNamePrefixFeaturesOutMixin, 
         """Return the Nearest of all shards."""
         own = None if own is None else [(search, queries, k, *mine) for mine in own]
         args = (search, queries, k, *args) if own is None else ()
-        found = ask(get_client(), self.shards_, Shard.kneighbors, partial(_found.nearest, k=k), args, own)
+        found = ask(self.shards_.client, self.shards_, Shard.kneighbors, partial(_found.nearest, k=k), args, own)
         if found.n_allowed != n_allowed:
             self._check_known(args[3:])
         return found
@@ -974,7 +974,7 @@ class DPQNeighbors(StateMixin, VersionedMixin, ClassNamePrefixFeaturesOutMixin, 
         """Return the Within of all shards."""
         own = None if own is None else [(search, queries, radius, *mine) for mine in own]
         args = (search, queries, radius, *args) if own is None else ()
-        found = ask(get_client(), self.shards_, Shard.radius_neighbors, _found.within, args, own)
+        found = ask(self.shards_.client, self.shards_, Shard.radius_neighbors, _found.within, args, own)
         if found.n_allowed != n_allowed:
             self._check_known(args[3:])
         return found
@@ -1042,7 +1042,7 @@ class DPQNeighbors(StateMixin, VersionedMixin, ClassNamePrefixFeaturesOutMixin, 
         columns = numbers
         if self.shards_.has_gaps:
             distinct, places = np.unique(numbers, return_inverse=True)
-            columns = ask(get_client(), self.shards_, Shard.ranks, _found.total, (distinct,))[places]
+            columns = ask(self.shards_.client, self.shards_, Shard.ranks, _found.total, (distinct,))[places]
         return make_graph(mode, distances, columns, indptr, len(self.shards_))
 
     def _lazy_kneighbors(self, X, n_neighbors, return_distance, among):

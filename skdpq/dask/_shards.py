@@ -47,6 +47,16 @@ class Shards:
         return sum(about.n for about in self.abouts)
 
     @property
+    def client(self):
+        """The client of the cluster that they are on; RuntimeError if it was closed."""
+        client = self.futures[0][0].client
+        if client.status == "closed":
+            raise RuntimeError(
+                "Expected the client with which the database was made or loaded, got one that is closed."
+            )
+        return client
+
+    @property
     def classes(self):
         """Labels of all items, ascending; None where there are none. Raises ValueError where kinds differ."""
         given = [about.classes for about in self.abouts if about.classes is not None]
