@@ -80,7 +80,7 @@ def test_things_that_are_no_file_of_ours_are_refused(files, refused, tmp_path):
         archive.writestr("a", "b" * 1000)
     refused((tmp_path / "zip").read_bytes(), "of another kind")
     refused(files["opq"] + b"\0", "expected a file of")
-    with pytest.raises(FileFormatError, match="got a folder or a device"):
+    with pytest.raises(FileFormatError, match="a folder with manifest"):
         skdpq.load(tmp_path)
     if hasattr(os, "mkfifo"):  # to open one waits until somebody writes
         os.mkfifo(tmp_path / "pipe")
