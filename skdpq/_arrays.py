@@ -62,11 +62,17 @@ def one_at_a_time(function):
     Returns
     -------
     function : callable
-        The same, under the lock of warning filters.
+        The same, under the lock of warning filters. It raises TypeError for arrays of dask.
     """
 
     @wraps(function)
     def called(*args, **kwargs):
+        lazy = next((argument for argument in args if is_lazy(argument)), None)
+        if lazy is not None:
+            raise TypeError(
+                f"Expected values in memory, got a {type(lazy).__name__} of dask, which would be brought here as a "
+                "whole. X.compute() does that; skdpq.dask.DPQNeighbors and partial_fit take it as it is."
+            )
         with lock_of("warning filters"):
             return function(*args, **kwargs)
 

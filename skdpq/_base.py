@@ -22,6 +22,7 @@ from sklearn.utils.validation import check_consistent_length, check_is_fitted
 
 from ._arrays import as_array, check_classification_targets, column_or_1d, validate_data
 from ._atomic import changes, reads
+from ._blockwise import by_blocks, learns_by_blocks
 from ._classes import class_indices, comparable
 from ._codes import code_dtype
 from ._device import check_device
@@ -268,6 +269,7 @@ class BaseDPQ(CallbackSupportMixin, QuantizerMixin, BaseEstimator):
         self._store(network, curve, resume, validation_scores=scores)
         return self
 
+    @learns_by_blocks
     @changes
     @typed(_fit_context(prefer_skip_nested_validation=True))
     def partial_fit(
@@ -347,6 +349,7 @@ class BaseDPQ(CallbackSupportMixin, QuantizerMixin, BaseEstimator):
         self._store(network, curve, resume, optimizer_state=step.state)
         return self
 
+    @by_blocks
     @reads
     def soft(self, X: ArrayLike) -> NDArray[np.float32]:
         """Compute the soft representation (equations 1 and 3), intra-normalised with ``intra_norm=True``.
@@ -375,6 +378,7 @@ class BaseDPQ(CallbackSupportMixin, QuantizerMixin, BaseEstimator):
             soft = normalize_parts(soft.reshape(-1, M, D)).reshape(soft.shape)
         return soft
 
+    @by_blocks
     @reads
     def encode(self, X: ArrayLike) -> Codes:
         """Compute the codes z, the most probable codeword of each part (section 3.1.1), counted from zero.
@@ -400,6 +404,7 @@ class BaseDPQ(CallbackSupportMixin, QuantizerMixin, BaseEstimator):
         return self._compute(X, M, code_dtype(K))
 
     @typed(available_if(_classifies))
+    @by_blocks
     @reads
     def predict_proba_soft(self, X: ArrayLike) -> NDArray[np.float32]:
         """Estimate class probabilities from the soft representation; `DPQNeighbors` searches by them.

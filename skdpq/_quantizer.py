@@ -22,6 +22,7 @@ from sklearn.utils.validation import _get_feature_names, _num_samples, check_is_
 from . import _codes
 from ._arrays import as_array, slices_of
 from ._atomic import StateMixin, changes, reads
+from ._blockwise import by_blocks
 from ._doc_links import DocLinksMixin
 from ._typing import Codes
 from ._versions import VersionedMixin
@@ -155,7 +156,7 @@ class QuantizerMixin(StateMixin, VersionedMixin, DocLinksMixin, ClassNamePrefixF
 
 # As the outermost, so that the names of a frame's columns are of the state that its data are of; and so that what is
 # transformed is what was fitted.
-QuantizerMixin.transform = reads(QuantizerMixin.transform)  # type: ignore[method-assign]
+QuantizerMixin.transform = by_blocks(reads(QuantizerMixin.transform))  # type: ignore[method-assign]
 QuantizerMixin.fit_transform = changes(QuantizerMixin.fit_transform)  # type: ignore[method-assign]
 
 

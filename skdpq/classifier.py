@@ -13,6 +13,7 @@ from sklearn.utils._param_validation import Interval, StrOptions
 
 from ._atomic import reads
 from ._base import BaseDPQ
+from ._blockwise import by_blocks
 from ._codes import check_codes
 from ._search.tables import lut_classification
 from ._typing import Device, Floats
@@ -285,6 +286,7 @@ class DPQClassifier(ClassifierMixin, BaseDPQ):
         """
         return self._classifier("weight").astype(np.float32, copy=False)
 
+    @by_blocks
     @reads
     def decision_function(self, X: ArrayLike) -> Floats:
         """Compute prediction scores (section 3.1.2).
@@ -331,6 +333,7 @@ class DPQClassifier(ClassifierMixin, BaseDPQ):
         """
         return self._binary(self._scores_codes(codes))
 
+    @by_blocks
     @reads
     def predict_proba(self, X: ArrayLike) -> Floats:
         """Estimate class probabilities.
@@ -363,6 +366,7 @@ class DPQClassifier(ClassifierMixin, BaseDPQ):
         """
         return softmax(self._scores_codes(codes), axis=1)
 
+    @by_blocks
     @reads
     def predict_log_proba(self, X: ArrayLike) -> Floats:
         """Estimate the logarithm of the class probabilities.
@@ -379,6 +383,7 @@ class DPQClassifier(ClassifierMixin, BaseDPQ):
         """
         return log_softmax(self._scores(X), axis=1)
 
+    @by_blocks
     @reads
     def predict(self, X: ArrayLike) -> NDArray[Any]:
         """Predict class labels.

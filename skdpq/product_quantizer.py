@@ -20,6 +20,7 @@ from threadpoolctl import threadpool_info
 
 from ._arrays import as_array, check_array, slices_of, validate_data
 from ._atomic import changes, reads
+from ._blockwise import by_blocks
 from ._codes import code_dtype
 from ._frame import Frame, frame_of_range
 from ._quantizer import QuantizerMixin, compression_ratio
@@ -285,6 +286,7 @@ class ProductQuantizer(CallbackSupportMixin, QuantizerMixin, BaseEstimator):
         quantizer.compression_ratio_ = compression_ratio(n_features, M, K)
         return quantizer
 
+    @by_blocks
     @reads
     def soft(self, X: ArrayLike) -> NDArray[np.float32]:
         """Return the soft representation: X itself, rotated where there is a rotation, split and padded.
@@ -315,6 +317,7 @@ class ProductQuantizer(CallbackSupportMixin, QuantizerMixin, BaseEstimator):
             soft[rows] = frame.restore(self._soft_block(X[rows]))
         return soft
 
+    @by_blocks
     @reads
     def encode(self, X: ArrayLike) -> Codes:
         """Return the codes: of every part the nearest codeword, the lowest index among equally near ones.

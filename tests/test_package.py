@@ -101,6 +101,7 @@ def test_what_the_wings_share_imports_neither():
     for name in (
         "_arrays",
         "_atomic",
+        "_blockwise",
         "_classes",
         "_codes",
         "_device",
@@ -145,4 +146,37 @@ def documented_defaults(cls):
 @pytest.mark.parametrize("name", sorted(name for name in skdpq.__all__ if hasattr(getattr(skdpq, name), "get_params")))
 def test_documented_defaults_are_those_of_the_signature(name):
     cls = getattr(skdpq, name)
+<<<<<<< HEAD
     assert documented_defaults(cls) == {p.name: p.default for p in inspect.signature(cls).parameters.values()}
+=======
+    documented = documented_defaults(cls)
+    if name == "DPQClassifier":  # documents what differs from the transformer
+        documented = documented_defaults(skdpq.DPQTransformer) | documented
+    assert documented == {p.name: p.default for p in inspect.signature(cls).parameters.values()}
+
+
+WITHOUT_DASK = """
+import sys
+sys.modules["dask"] = sys.modules["distributed"] = None
+import numpy as np
+import skdpq
+X = np.random.default_rng(0).normal(size=(50, 4))
+neighbors = skdpq.DPQNeighbors(quantizer=skdpq.ProductQuantizer(M=2, K=4)).fit(X)
+neighbors.kneighbors(X[:2])
+neighbors.quantizer_.transform(X)
+try:
+    import skdpq.dask
+except ImportError as error:
+    print("skdpq[dask]" in str(error))
+"""
+
+
+def test_without_dask_all_else_works_and_its_own_module_says_what_it_needs():
+    assert run(WITHOUT_DASK) == ["True"]
+
+
+def test_nothing_but_its_own_module_imports_dask():
+    for path in PACKAGE.rglob("*.py"):
+        if path.parent.name != "dask":
+            assert not imports_of(path, "dask") | imports_of(path, "distributed"), path
+>>>>>>> 10b4aed (Quantizers take arrays of dask block by block; what would bring them here raises; grids on a cluster)
