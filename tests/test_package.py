@@ -146,13 +146,7 @@ def documented_defaults(cls):
 @pytest.mark.parametrize("name", sorted(name for name in skdpq.__all__ if hasattr(getattr(skdpq, name), "get_params")))
 def test_documented_defaults_are_those_of_the_signature(name):
     cls = getattr(skdpq, name)
-<<<<<<< HEAD
     assert documented_defaults(cls) == {p.name: p.default for p in inspect.signature(cls).parameters.values()}
-=======
-    documented = documented_defaults(cls)
-    if name == "DPQClassifier":  # documents what differs from the transformer
-        documented = documented_defaults(skdpq.DPQTransformer) | documented
-    assert documented == {p.name: p.default for p in inspect.signature(cls).parameters.values()}
 
 
 WITHOUT_DASK = """
@@ -179,4 +173,3 @@ def test_nothing_but_its_own_module_imports_dask():
     for path in PACKAGE.rglob("*.py"):
         if path.parent.name != "dask":
             assert not imports_of(path, "dask") | imports_of(path, "distributed"), path
->>>>>>> 10b4aed (Quantizers take arrays of dask block by block; what would bring them here raises; grids on a cluster)
