@@ -17,6 +17,7 @@ import os
 import sys
 import tempfile
 import time
+from contextlib import nullcontext
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -124,11 +125,12 @@ def write_shards(folder, n, n_shards):
     began, frozen, files = time.perf_counter(), quantizer(), []
     for i in range(n_shards):
         ids = np.arange(n * i // n_shards, n * (i + 1) // n_shards)
-        codes = np.random.default_rng(i).integers(0, K, (len(ids), M), dtype=np.uint8)
         name = f"shard-{i}-0.skdpq"
-        skdpq.DPQNeighbors(quantizer=frozen).fit_codes(codes, ids=ids).save(os.path.join(folder, name))
+        if not os.path.exists(os.path.join(folder, name)):
+            codes = np.random.default_rng(i).integers(0, K, (len(ids), M), dtype=np.uint8)
+            skdpq.DPQNeighbors(quantizer=frozen).fit_codes(codes, ids=ids).save(os.path.join(folder, name))
+            del codes
         files.append(File(name, header_checksum(os.path.join(folder, name)), len(ids), None))
-        del codes
         gc.collect()
     write_manifest(folder, Manifest(n, False, {"sample_size": 65536, "n_shards": n_shards, "replicas": 1}, files))
     return time.perf_counter() - began
@@ -141,7 +143,7 @@ def memory_of(name):
 
 def mapped(n, n_shards, folder):
     """Print what a database of n codes in mapped shards takes."""
-    with tempfile.TemporaryDirectory(dir=folder) as folder:
+    with tempfile.TemporaryDirectory() if folder is None else nullcontext(folder) as folder:
         print(f"{n} codes in {n_shards} files, written in {write_shards(folder, n, n_shards):.0f} s")
         n_bytes = sum(os.path.getsize(os.path.join(folder, name)) for name in os.listdir(folder))
         print(f"{n_bytes} bytes, {n_bytes / n:.2f} an item", flush=True)
@@ -243,7 +245,10 @@ def main():
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--mapped", type=int, help="only search mapped shards of so many codes")
     parser.add_argument("--shards", type=int, default=4, help="files of those")
-    parser.add_argument("--folder", help="where they are written; by default the system's for temporary files")
+    parser.add_argument(
+        "--folder",
+        help="where they are written, and kept: those that are there are used; by default a temporary folder",
+    )
     parser.add_argument("--merge", action="store_true", help="only measure messages and merging")
     options = parser.parse_args()
     print(f"{machine('dask', 'distributed')}\n")
