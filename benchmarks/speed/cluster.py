@@ -247,7 +247,7 @@ def main():
     parser.add_argument("--shards", type=int, default=4, help="files of those")
     parser.add_argument(
         "--folder",
-        help="where they are written, and kept: those that are there are used; by default a temporary folder",
+        help="where files are kept, and used if they are there; by default a temporary one",
     )
     parser.add_argument("--merge", action="store_true", help="only measure messages and merging")
     options = parser.parse_args()
