@@ -6,7 +6,8 @@ The file is that of `cifar10_features.py`. All training items are the database, 
 queries. Measured is the share of the first 100 items that have the query's label, which is the recall of same-label
 items, up to one factor that all methods share. Bytes are those of the file of an index, with codebooks and networks,
 divided by the number of items; of brute force, those of the vectors. Every search is on one thread; methods take
-turns, and times are medians, relative to DPQ's search. "Over DPQ's codes" is what faiss finds in the index that `to_faiss` makes. DPQ and the MLP know the labels.
+turns, and times are medians, relative to DPQ's search. "Over DPQ's codes" is what faiss finds in the index that
+`to_faiss` makes. DPQ and the MLP know the labels.
 """
 
 import sys
