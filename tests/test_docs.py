@@ -70,7 +70,7 @@ def names_in(page):
     return sorted(name for name in quoted if re.fullmatch(r"(_[a-z]|neighbors\.|(tests|benchmarks)/)[\w./]*", name))
 
 
-@pytest.mark.parametrize("name", names_in("architecture.md") + names_in("search.md") + names_in("training.md"))
+@pytest.mark.parametrize("name", names_in("architecture.md") + names_in("search.md") + names_in("training.md") + names_in("guide.md"))
 def test_pages_name_what_is_there(name):
     if "/" in name:
         assert (ROOT / name).is_file()
