@@ -70,7 +70,10 @@ def names_in(page):
     return sorted(name for name in quoted if re.fullmatch(r"(_[a-z]|neighbors\.|(tests|benchmarks)/)[\w./]*", name))
 
 
-@pytest.mark.parametrize("name", names_in("architecture.md") + names_in("search.md") + names_in("training.md") + names_in("guide.md"))
+PAGES_WITH_NAMES = ["architecture.md", "guide.md", "search.md", "training.md"]
+
+
+@pytest.mark.parametrize("name", sorted({name for page in PAGES_WITH_NAMES for name in names_in(page)}))
 def test_pages_name_what_is_there(name):
     if "/" in name:
         assert (ROOT / name).is_file()
