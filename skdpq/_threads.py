@@ -6,10 +6,11 @@ or are interrupted.
 """
 
 import os
+import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from functools import cache
+from functools import cache, lru_cache
 from weakref import WeakValueDictionary
 
 from threadpoolctl import ThreadpoolController
@@ -146,6 +147,11 @@ def _set_threads(limits):
         library.set_num_threads(n)
 
 
-@cache
 def _libraries(user_api):
+    """Return the libraries of a kind that are loaded, those of modules that were imported since the last call too."""
+    return _libraries_of(user_api, len(sys.modules))
+
+
+@lru_cache(maxsize=4)
+def _libraries_of(user_api, n_modules):
     return ThreadpoolController().select(user_api=user_api).lib_controllers  # looks through all, for milliseconds

@@ -67,6 +67,8 @@ def test_every_public_method_reads_one_state_or_changes_in_one_step():
             member = getattr(member, "fget", None) or getattr(member, "fn", None) or member
             if name.startswith("_") or not hasattr(member, "__code__") or "_request" in name:
                 continue
+            if member.__code__.co_name in ("partial_fit", "of_samples"):
+                member = member.__wrapped__  # what takes arrays; for those of dask, see tests/cluster/test_encoding.py
             kind = "changed_in_one_step" if name in writers else "read_of_one_state"
             assert member.__code__.co_name == kind, f"{cls.__name__}.{name}"
             seen.add(name)
@@ -637,6 +639,26 @@ def test_calls_that_overlap_leave_blas_its_threads():
         second.__exit__(None, None, None)
         assert threads() == before
         assert set(before) == {2}
+
+
+def test_a_library_that_is_loaded_after_the_first_call_is_limited_too():
+    code = """
+import numpy, scipy.linalg
+from threadpoolctl import ThreadpoolController, threadpool_limits
+from skdpq._threads import one_blas_thread
+def threads():
+    return [library.num_threads for library in ThreadpoolController().select(user_api="blas").lib_controllers]
+with one_blas_thread():
+    before = threads()
+import faiss  # has one of its own
+with threadpool_limits(2, user_api="blas"):
+    with one_blas_thread():
+        during = threads()
+    after = threads()
+print(len(during) > len(before), set(during), set(after))
+"""
+    found = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, timeout=300)
+    assert found.stdout.split() == ["True", "{1}", "{2}"]
 
 
 def test_fits_of_product_quantizers_that_overlap_leave_the_process_as_it_was():
