@@ -212,8 +212,7 @@ print([name for name in after if after[name] != before[name]], any(before.values
 """
 
 
-@pytest.mark.parametrize("K", [16, 300])
-@pytest.mark.parametrize("first_id", [0, 2**40])
+@pytest.mark.parametrize(("K", "first_id"), [(16, 0), (300, 2**40)])
 def test_what_searches_of_a_database_run_is_compiled_ahead_of_them(tmp_path, K, first_id):
     rng = np.random.default_rng(0)
     quantizer = ProductQuantizer.from_codebooks(rng.normal(size=(4, K, 2)))
