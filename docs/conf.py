@@ -53,6 +53,7 @@ sphinx_gallery_conf = {
     "abort_on_example_error": True,
     "capture_repr": (),
     "download_all_examples": False,
+    "parallel": 2,
     "show_memory": False,
     "show_signature": False,
     "doc_module": ("skdpq",),
