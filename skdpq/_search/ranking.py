@@ -113,7 +113,8 @@ class CodeGroups:
             for table, row in zip(tables, distances, strict=True):
                 all_distances(table, self._blocks, row)
             return distances
-        is_little = is_enough(relevance_kernels.all_distances, n_codes, n_queries, len(self._classifier.bias))
+        C = len(self._classifier.bias)
+        is_little = is_enough(relevance_kernels.all_distances, n_codes, n_queries, C, C)
         with lock_of(id(self)):  # one thread computes them for all
             posteriors = self._code_posteriors if is_little else self._posteriors
         if is_little:
