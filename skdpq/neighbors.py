@@ -221,11 +221,11 @@ class DPQNeighbors(
         data = {"estimator": self, "X": X, "y": y}
         context = self._init_callback_context(max_subtasks=3).call_on_fit_task_begin(**data)
         search_device(self.device)  # raises before the quantizer is fitted rather than at the first search
-        self._check_metric(y)  # so does this, as far as can be told before
+        check_metric(self, y)  # so does this, as far as can be told before
         validate_data(self, X, skip_check_array=True)
         if ids is not None:
             check_ids(ids, _num_samples(X))
-        self.quantizer_ = clone(self._choose_quantizer(y))
+        self.quantizer_ = clone(choose_quantizer(self, y))
         with printed_stage("Fitting the quantizer", self.verbose), fit_task(context, "fit quantizer", **data) as task:
             self._fit_quantizer(X, y, fit_params, task)
         quantizer = snapshot(self.quantizer_)  # a frozen one can be changed meanwhile
@@ -874,26 +874,6 @@ class DPQNeighbors(
     def _n_features_out(self):
         return self.n_samples_fit_
 
-    def _choose_quantizer(self, y):
-        if self.quantizer is not None:
-            return self.quantizer
-        if y is None:
-            return ProductQuantizer(random_state=self.random_state)
-        from .transformer import DPQTransformer  # imports torch, which searching does without
-
-        return DPQTransformer(random_state=self.random_state, verbose=self.verbose)
-
-    def _check_metric(self, y):
-        """Raise ValueError if it can be told before the quantizer is fitted that it will not classify codes."""
-        if self.metric == "relevance" and not isinstance(self.quantizer, FrozenEstimator):
-            if y is None:
-                raise ValueError(
-                    'metric="relevance" needs labels: expected y, or quantizer=FrozenEstimator(<fitted quantizer that '
-                    f"classifies codes>), got y=None and quantizer={self.quantizer!r}."
-                )
-            if self.quantizer is not None:
-                check_classifies(self.quantizer)
-
     def _fit_quantizer(self, X, y, fit_params, task):
         if get_config()["enable_metadata_routing"]:
             params = process_routing(self, "fit", **fit_params).quantizer.fit
@@ -1024,3 +1004,26 @@ class DPQNeighbors(
 # As the outermost, so that what is transformed is what was fitted.
 DPQNeighbors.transform = reads(DPQNeighbors.transform)  # type: ignore[method-assign]
 DPQNeighbors.fit_transform = changes(DPQNeighbors.fit_transform)  # type: ignore[method-assign]
+
+
+def choose_quantizer(neighbors, y):
+    """Return the quantizer of a database: the one that it was given, else one by whether there are labels."""
+    if neighbors.quantizer is not None:
+        return neighbors.quantizer
+    if y is None:
+        return ProductQuantizer(random_state=neighbors.random_state)
+    from .transformer import DPQTransformer  # imports torch, which searching does without
+
+    return DPQTransformer(random_state=neighbors.random_state, verbose=neighbors.verbose)
+
+
+def check_metric(neighbors, y):
+    """Raise ValueError if it can be told before the quantizer is fitted that it will not classify codes."""
+    if neighbors.metric == "relevance" and not isinstance(neighbors.quantizer, FrozenEstimator):
+        if y is None:
+            raise ValueError(
+                'metric="relevance" needs labels: expected y, or quantizer=FrozenEstimator(<fitted quantizer that '
+                f"classifies codes>), got y=None and quantizer={neighbors.quantizer!r}."
+            )
+        if neighbors.quantizer is not None:
+            check_classifies(neighbors.quantizer)

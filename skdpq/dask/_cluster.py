@@ -67,6 +67,15 @@ def submit(client, function, *args, home=None):
         return client.submit(function, *args, pure=False, **place)
 
 
+def put(client, value):
+    """Return the future of a value, which tasks that need it get from the workers."""
+    return submit(client, _same, value)
+
+
+def _same(value):
+    return value
+
+
 def results(client, futures):
     """Return the results of futures.
 

@@ -22,12 +22,11 @@ from .._codes import check_codes
 from .._device import TorchDevice, search_device
 from .._nearest_neighbors import check_mode, check_n_neighbors, check_radius, make_graph
 from .._progress import printed_stage
-from .._quantizer import blocks_of, check_classifies, check_same, classifier_of, represent, trained_codebooks
+from .._quantizer import blocks_of, check_same, classifier_of, represent, trained_codebooks
 from .._search.results import count_others, split_results, without_self
 from .._search.segments import distinct_rows
 from .._typing import Device, typed
 from .._versions import VersionedMixin
-from ..product_quantizer import ProductQuantizer
 from . import _found, _lazy, _storage
 from ._asking import ask
 from ._cluster import get_client
@@ -201,7 +200,7 @@ class DPQNeighbors(StateMixin, VersionedMixin, ClassNamePrefixFeaturesOutMixin, 
         """
         client = get_client()
         search_device(self.device)
-        self._check_metric(y)
+        single.check_metric(self, y)
         rows = rows_of(client, X)
         labels = None if y is None else rows_of(client, y)
         if not rows.n:
@@ -782,35 +781,15 @@ class DPQNeighbors(StateMixin, VersionedMixin, ClassNamePrefixFeaturesOutMixin, 
     def __sklearn_is_fitted__(self):
         return "shards_" in vars(self)
 
-    def _check_metric(self, y):
-        """Raise ValueError if it can be told before the quantizer is fitted that it will not classify codes."""
-        if self.metric == "relevance" and not isinstance(self.quantizer, FrozenEstimator):
-            if y is None:
-                raise ValueError(
-                    'metric="relevance" needs labels: expected y, or quantizer=FrozenEstimator(<fitted quantizer that '
-                    f"classifies codes>), got y=None and quantizer={self.quantizer!r}."
-                )
-            if self.quantizer is not None:
-                check_classifies(self.quantizer)
-
     def _fitted_quantizer(self, client, rows, labels):
         """Return the quantizer, fitted on a sample."""
-        quantizer = clone(self._choose_quantizer(labels))
+        quantizer = clone(single.choose_quantizer(self, labels))
         if isinstance(quantizer, FrozenEstimator):
             check_is_fitted(quantizer)
             return quantizer
         positions = draw(rows.n, self.sample_size, check_random_state(self.random_state))
         sample = take(client, rows, positions)
         return quantizer.fit(sample, None if labels is None else take(client, labels, positions))
-
-    def _choose_quantizer(self, labels):
-        if self.quantizer is not None:
-            return self.quantizer
-        if labels is None:
-            return ProductQuantizer(random_state=self.random_state)
-        from ..transformer import DPQTransformer  # imports torch, which searching does without
-
-        return DPQTransformer(random_state=self.random_state, verbose=self.verbose)
 
     def _take_quantizer(self, quantizer):
         """Make a fitted quantizer the one of this database, with the features that it knows."""

@@ -17,7 +17,7 @@ from sklearn.utils.validation import _num_samples
 from .._arrays import is_lazy
 from .._codes import code_dtype
 from .._quantizer import represent
-from ._cluster import results, submit
+from ._cluster import put, results
 
 
 class Rows(NamedTuple):
@@ -157,10 +157,6 @@ def encode(client, quantizer, rows):
     """Return the codes of rows of samples, as rows: of those of dask where they are, of those in memory here."""
     if not dask.is_dask_collection(rows.blocks[0]):
         return Rows([represent(quantizer, "encode", rows.blocks[0])], rows.lengths)
-    shared = submit(client, _same, quantizer)
+    shared = put(client, quantizer)
     codes = client.compute([dask.delayed(represent_block)(shared, "encode", block) for block in rows.blocks])
     return Rows(codes, rows.lengths)
-
-
-def _same(value):
-    return value

@@ -20,7 +20,7 @@ from .._names import names_of
 from .._search.index import CodeIndex
 from ..files import load
 from ._asking import answer_of
-from ._cluster import results, submit
+from ._cluster import put, results, submit
 from ._shard import NO_RUNS, Runs, Shard, checksum
 from ._shards import Shards
 from ._work import _homes_of, choose_homes, classifier_or_none, shards_of
@@ -49,7 +49,7 @@ def save(client, neighbors, folder):
         The same, which are made again of their files where they are lost.
     """
     folder, shards = os.path.abspath(os.fspath(folder)), neighbors.shards_
-    shell, token = submit(client, _same, _shell(neighbors)), secrets.token_hex(8)
+    shell, token = put(client, _shell(neighbors)), secrets.token_hex(8)
     names = [f"shard-{i}-{token}.skdpq" for i in range(len(shards.futures))]
     homes = [_homes_of(client, shards, i) for i in range(len(names))]
     written = [
@@ -66,7 +66,7 @@ def save(client, neighbors, folder):
     except BaseException:
         submit(client, _delete, folder, names).cancelled()
         raise
-    tables = submit(client, _same, (shards.index.codebooks, shards.classifier))
+    tables = put(client, (shards.index.codebooks, shards.classifier))
     made = [
         [submit(client, open_shard, folder, file, tables, False, False, home=home) for _, home in of_shard]
         for of_shard, file in zip(homes, files, strict=True)
@@ -222,7 +222,7 @@ def look_into(path, verify):
 def open_folder(client, folder, manifest, shell, replicas, mmap, verify):
     """Return the Shards of a folder, a task for each."""
     index, classifier = shell._items().index, classifier_or_none(shell.quantizer_)
-    shared = submit(client, _same, (index.codebooks, classifier))
+    shared = put(client, (index.codebooks, classifier))
     made = [
         [submit(client, open_shard, folder, file, shared, mmap, verify, home=home) for home in homes]
         for file, homes in zip(manifest.files, choose_homes(client, len(manifest.files), replicas), strict=True)
@@ -234,14 +234,10 @@ def spread(client, path, shell, about, n_shards, replicas):
     """Return the Shards of a file of one database: each worker reads its share."""
     n, next_number, named, content = about
     index, classifier = shell._items().index, classifier_or_none(shell.quantizer_)
-    shared, homes = submit(client, _same, (index.codebooks, classifier)), choose_homes(client, n_shards, replicas)
+    shared, homes = put(client, (index.codebooks, classifier)), choose_homes(client, n_shards, replicas)
     ends = [n * i // len(homes) for i in range(len(homes) + 1)]
     made = [
         [submit(client, part_of, path, content, (ends[i], ends[i + 1]), shared, home=home) for home in of_shard]
         for i, of_shard in enumerate(homes)
     ]
     return shards_of(client, made, Shards((), (), next_number, named, index, classifier))
-
-
-def _same(value):
-    return value

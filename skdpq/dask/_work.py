@@ -9,7 +9,7 @@ import numpy as np
 from .._names import as_names
 from .._quantizer import classifier_of, trained_codebooks
 from .._search.index import CodeIndex
-from ._cluster import results, submit, workers_of
+from ._cluster import put, results, submit, workers_of
 from ._rows import join_pieces, on_workers
 from ._shard import Shard, new_shard
 from ._shards import Shards
@@ -43,7 +43,7 @@ def new_shards(client, quantizer, n_shards, replicas, ids):
     """
     named = ids is not None and as_names(ids) is not None
     index, classifier = CodeIndex(trained_codebooks(quantizer)), classifier_or_none(quantizer)
-    tables = submit(client, _same, (index.codebooks, classifier))
+    tables = put(client, (index.codebooks, classifier))
     homes = choose_homes(client, n_shards, replicas)
     made = [[submit(client, _new, tables, named, home=home) for home in of_shard] for of_shard in homes]
     return shards_of(client, made, Shards((), (), 0, named, index, classifier))
@@ -161,10 +161,6 @@ def _homes_of(client, shards, i):
     """Return the replicas of a shard, each with a worker that holds it, None where none does now."""
     held = client.who_has(shards.futures[i])
     return [(future, next(iter(held.get(future.key, ())), None)) for future in shards.futures[i]]
-
-
-def _same(value):
-    return value
 
 
 def _about(shard):
