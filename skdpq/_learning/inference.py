@@ -29,7 +29,8 @@ def infer(parameters, X, to_tensor, result, backbone=None):
     X : ndarray of shape (n, ...)
         Samples.
     to_tensor : callable
-        `to_tensor(rows, dtype)` returns rows of X as a tensor on the CPU, as the network takes them.
+        `to_tensor(rows, dtype, out)` returns rows of X as a tensor on the CPU, as the network takes them: `out`, or a
+        new one where that is None.
     result : ndarray of shape (n, M) or (n, M * D)
         Filled with codes if it holds integers, else with soft (equation 3).
     backbone : callable, default=None
@@ -72,8 +73,10 @@ def _infer_blocks(parameters, X, to_tensor, result, backbone, starts, size):
             rows = X[start : start + size]
             if len(rows) not in blocks:
                 blocks[len(rows)] = (_SoftBlock if soft else _CodesBlock)(parameters, len(rows))
-            x = to_tensor(rows, dtype).to(device)
-            finite &= blocks[len(rows)].write(x if backbone is None else backbone(x), result[start : start + size])
+            block = blocks[len(rows)]
+            block.samples = to_tensor(rows, dtype, block.samples)
+            x = block.samples.to(device)
+            finite &= block.write(x if backbone is None else backbone(x), result[start : start + size])
     return bool(finite)
 
 
@@ -81,14 +84,12 @@ class _Block:
     """The logits of a block of B samples, in buffers that are laid out once."""
 
     def __init__(self, parameters, B):
-        self._activations, self._x = Activations(parameters, B), None
+        self._activations = Activations(parameters, B)
+        self.samples = None  # the tensor that holds those of each block in turn
 
     def _logits(self, x):
         """Return the logits (M, B, K) of x (B, n_units)."""
-        if self._x is None:
-            self._x = torch.empty_like(x)
-            self._activations.place(self._x)
-        self._x.copy_(x)
+        self._activations.place(x)
         return self._activations.fill()
 
 

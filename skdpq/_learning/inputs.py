@@ -38,9 +38,10 @@ class Inputs(NamedTuple):
     backbone: torch.nn.Module | None = None
     base: torch.nn.Module | None = None
 
-    def tensor(self, X, dtype=torch.float32):
-        """Return samples, of any real dtype, as a tensor on the CPU that shares no memory with them."""
-        tensor = torch.empty(X.shape if self.base is None else (len(X), self.base.n_classes), dtype=dtype)
+    def tensor(self, X, dtype=torch.float32, out=None):
+        """Return samples, of any real dtype, as a tensor on the CPU that shares no memory with them: `out` if given."""
+        shape = X.shape if self.base is None else (len(X), self.base.n_classes)
+        tensor = torch.empty(shape, dtype=dtype) if out is None else out
         for rows in blocks_of(X, _BLOCK_SAMPLES):
             if self.base is None:
                 self._standardize(X[rows], tensor[rows])
