@@ -19,7 +19,7 @@ import numpy as np
 
 from .compiling import kernel, subroutine
 from .simd import BLOCK_CODES, VECTOR_BYTES, mark_block, mark_queries, trailing_zeros
-from .topk import drop_far, expand_each, make_key, no_candidates
+from .topk import drop_far, expand_each, make_key, no_candidates, threshold_of_nearest
 
 TOGETHER_QUERIES = VECTOR_BYTES  # whose 8-bit sums are formed side by side where there is no SIMD look-up
 _MAX_SUM = 254  # largest 8-bit sum that is not excluded
@@ -335,7 +335,10 @@ def scan_nearest_together(segment, tables, nearest, first, last, distances):
     tables_u8 = _aligned_tables(M, K, np.int64(TOGETHER_QUERIES))
     tables_u8[0] = 255  # where there is no query, nothing is let through
     column = np.empty((M, K), dtype=np.uint8)
+    scratch = np.empty(BLOCK_CODES, dtype=np.float32)
     for q in range(n_queries):
+        own = max(first, min(_block_of(blocks, nearest[q]), last - 1))
+        thresholds[q] = min(thresholds[q], _threshold_in_block(segment, tables[q], own, candidates.k, scratch))
         _quantize_column(tables[q], nearest[q], thresholds[q], column, tables_u8, q)
     n_leading = min(_LEADING_PARTS, M)
     zero = np.empty(TOGETHER_QUERIES, dtype=np.uint8)
@@ -371,6 +374,14 @@ def scan_nearest_together(segment, tables, nearest, first, last, distances):
                         _quantize_column(tables[q], nearest[q], thresholds[q], column, tables_u8, q)
                         stale = True
     return keys, n_keys
+
+
+@subroutine(inline="always")
+def _threshold_in_block(segment, table, block, k, scratch):
+    """Return a distance up to which a block has k items; infinite if it has fewer. `scratch` holds 256 float32."""
+    _block_distances(table, segment.blocks, block, scratch)
+    counts = segment.counts[block * BLOCK_CODES : (block + 1) * BLOCK_CODES]
+    return threshold_of_nearest(scratch[: len(counts)], counts, k)
 
 
 @subroutine
