@@ -128,7 +128,9 @@ def keep(segment, kept):
     if not kept.any():
         return None
     codes, stored = segment.codes(), np.repeat(np.arange(len(segment.counts)), segment.counts)[kept]
-    return _from_sorted(codes, segment.ids[kept], stored, _first_of_codes(codes, stored))
+    # Without a full count each code is stored once, and to compare their numbers is faster than to compare codes.
+    new = _first_of_codes(codes, stored) if segment.counts.max() == _MAX_ITEMS else _first_of_runs(stored)
+    return _from_sorted(codes, segment.ids[kept], stored, new)
 
 
 def in_order(segment):
@@ -348,8 +350,12 @@ def _restore(blocks, *others):
 
 def _first_of_codes(codes, stored):
     """Tell which items are the first of their code, where `stored` are the rows of `codes` that they have, in order."""
-    distinct = np.cumsum(np.concatenate(([False], (codes[1:] != codes[:-1]).any(axis=1))))[stored]
-    return np.concatenate(([True], distinct[1:] != distinct[:-1]))
+    return _first_of_runs(np.cumsum(np.concatenate(([False], (codes[1:] != codes[:-1]).any(axis=1))))[stored])
+
+
+def _first_of_runs(numbers):
+    """Tell which of some numbers differ from the one before; the first does."""
+    return np.concatenate(([True], numbers[1:] != numbers[:-1]))
 
 
 def _new_codes(words, order):
