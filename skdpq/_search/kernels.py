@@ -268,13 +268,15 @@ def scan_nearest(segment, tables, nearest, n_registers, chunk_blocks, first, las
     thresholds = candidates.thresholds
     tables_u8 = _aligned_tables(n_queries if n_registers else np.int64(1), M, VECTOR_BYTES * max(n_registers, 1))
     max_sums = np.empty(n_queries, dtype=np.int64)
+    scratch = np.empty(BLOCK_CODES, dtype=np.float32)
     own = np.empty(n_queries, dtype=np.int64)  # the chunk that begins where each query's own code would stand
     for q in range(n_queries):
-        own[q] = max(first, min(_block_of(segment.blocks, nearest[q]), last - chunk_blocks))
+        block = max(first, min(_block_of(segment.blocks, nearest[q]), last - 1))
+        own[q] = max(first, min(block, last - chunk_blocks))
+        thresholds[q] = min(thresholds[q], _threshold_in_block(segment, tables[q], block, candidates.k, scratch))
         max_sums[q] = quantize(tables[q], nearest[q], thresholds[q], tables_u8[q]) if n_registers else 0
 
     queries = _Queries(tables, nearest, n_registers, tables_u8, max_sums)
-    scratch = np.empty(BLOCK_CODES, dtype=np.float32)
     masks = np.empty(BLOCK_CODES // 64, dtype=np.uint64)
 
     starts, stops = np.empty(n_queries, dtype=np.int64), np.empty(n_queries, dtype=np.int64)
