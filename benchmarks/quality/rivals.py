@@ -138,7 +138,8 @@ def make_set(name, seed, features):
         X, y, X_new, y_new = load_features(features)
         first = np.concatenate([np.flatnonzero(y_new == label)[:100] for label in np.unique(y_new)])
         rows = np.arange(len(y_new))
-        return DataSet(X, y, X_new, y_new, {" (a)": Search(first, np.setdiff1d(rows, first)), " (c)": Search(rows, None)})
+        searches = {" (a)": Search(first, np.setdiff1d(rows, first)), " (c)": Search(rows, None)}
+        return DataSet(X, y, X_new, y_new, searches)
     kind, n_classes = name.split("-")
     return draw_gaussian(kind, int(n_classes), seed)
 
@@ -182,7 +183,8 @@ def record_codes(record, method, data, quantizer, new, train, **params):
     """Record the mAP of asymmetric and symmetric search of a fitted quantizer's codes."""
     for name, search in data.searches.items():
         items, y = (train, data.y) if search.items is None else (new[search.items], data.y_new[search.items])
-        neighbors = DPQNeighbors(quantizer=FrozenEstimator(quantizer), n_jobs=int(os.environ.get("OMP_NUM_THREADS", THREADS)), **params).fit(items, y)
+        n_jobs = int(os.environ.get("OMP_NUM_THREADS", THREADS))
+        neighbors = DPQNeighbors(quantizer=FrozenEstimator(quantizer), n_jobs=n_jobs, **params).fit(items, y)
         for how in SEARCHES:
             neighbors.set_params(search=how)
             record(method, how, neighbors.score(new[search.queries], data.y_new[search.queries]), name)
