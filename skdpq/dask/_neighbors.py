@@ -24,13 +24,11 @@ from .._nearest_neighbors import check_mode, check_n_neighbors, check_radius, ma
 from .._progress import printed_stage
 from .._quantizer import blocks_of, check_same, classifier_of, represent, trained_codebooks
 from .._search.results import count_others, split_results, without_self
-from .._search.segments import distinct_rows
 from .._typing import Device, typed
 from .._versions import VersionedMixin
-from . import _found, _lazy, _storage
+from . import _found, _items, _lazy, _storage
 from ._asking import ask
 from ._cluster import get_client
-from ._found import joined
 from ._rows import draw, encode, rows_of, take
 from ._shard import Search, Shard
 from ._shards import Shards
@@ -346,7 +344,7 @@ class DPQNeighbors(StateMixin, VersionedMixin, ClassNamePrefixFeaturesOutMixin, 
         ids = self.shards_.check_kind(ids)
         if ids.ndim != 1:
             raise ValueError(f"Expected ids as a 1-D array, got shape {ids.shape}.")
-        self._look_up(ids, "numbers")  # raises where one is unknown
+        _items.look_up(self.shards_, ids, "numbers")  # raises where one is unknown
         self.shards_ = remove_items(self.shards_.client, self.shards_, ids)
         return self
 
@@ -378,7 +376,7 @@ class DPQNeighbors(StateMixin, VersionedMixin, ClassNamePrefixFeaturesOutMixin, 
         if known is None:
             raise ValueError("Expected a database with labels, got one made without y. Give y to fit.")
         labels = np.empty(ids.size, dtype=known.dtype)
-        for positions, indices, classes in self._look_up(ids.ravel(), "labels"):
+        for positions, indices, classes in _items.look_up(self.shards_, ids.ravel(), "labels"):
             missing = positions[indices < 0]
             if len(missing):
                 raise ValueError(f"Expected ids of items with labels, got {ids.ravel()[missing[:5]].tolist()} without.")
@@ -413,7 +411,7 @@ class DPQNeighbors(StateMixin, VersionedMixin, ClassNamePrefixFeaturesOutMixin, 
         ids = self.shards_.check_kind(ids)
         quantizer = self._quantizer()
         codes = np.zeros((ids.size, len(quantizer.codebooks_)), dtype=self.codes_.dtype)
-        for positions, found, _ in self._look_up(ids.ravel(), "codes"):
+        for positions, found, _ in _items.look_up(self.shards_, ids.ravel(), "codes"):
             codes[positions] = found
         hard = quantizer.decode(codes)
         return hard.reshape(*ids.shape, hard.shape[1])
@@ -429,7 +427,7 @@ class DPQNeighbors(StateMixin, VersionedMixin, ClassNamePrefixFeaturesOutMixin, 
         if not isinstance(item_id, str if self.shards_.named else Integral):
             return False
         ids = self.shards_.check_kind([item_id])
-        return any(len(positions) for positions, *_ in self._parts_of(ids, "numbers"))
+        return any(len(positions) for positions, *_ in _items.parts_of(self.shards_, ids, "numbers"))
 
     @reads
     def kneighbors(
@@ -479,7 +477,7 @@ class DPQNeighbors(StateMixin, VersionedMixin, ClassNamePrefixFeaturesOutMixin, 
         if is_lazy(X):
             return self._lazy_kneighbors(X, n_neighbors, return_distance, among)
         distances, numbers = self._kneighbors(X, n_neighbors, among)
-        neigh_ind = self._named(numbers)
+        neigh_ind = _items.named(self.shards_, numbers)
         return (distances, neigh_ind) if return_distance else neigh_ind
 
     @reads
@@ -519,10 +517,10 @@ class DPQNeighbors(StateMixin, VersionedMixin, ClassNamePrefixFeaturesOutMixin, 
         check_is_fitted(self)
         index, search = self._prepare()
         codes = check_codes(codes, *index.codebooks.shape[:2])
-        own, args, n_allowed = self._allowed(among)
+        own, args, n_allowed = _items.allowed(self.shards_, among)
         k = self._check_n_neighbors(n_neighbors, n_allowed, len(codes), args)
         found = self._ask_nearest(search._replace(symmetric=True), codes, k, own, args, n_allowed)
-        distances, neigh_ind = index.distances(found.distances), self._named(found.numbers)
+        distances, neigh_ind = index.distances(found.distances), _items.named(self.shards_, found.numbers)
         return (distances, neigh_ind) if return_distance else neigh_ind
 
     @reads
@@ -575,7 +573,7 @@ class DPQNeighbors(StateMixin, VersionedMixin, ClassNamePrefixFeaturesOutMixin, 
         if is_lazy(X):
             return self._lazy_radius_neighbors(X, radius, return_distance, among)
         distances, numbers, indptr = self._radius_neighbors(X, radius, among)
-        neigh_ind = split_results(self._named(numbers), indptr)
+        neigh_ind = split_results(_items.named(self.shards_, numbers), indptr)
         return (split_results(distances, indptr), neigh_ind) if return_distance else neigh_ind
 
     @reads
@@ -742,13 +740,13 @@ class DPQNeighbors(StateMixin, VersionedMixin, ClassNamePrefixFeaturesOutMixin, 
         """Codes of the database."""
         check_is_fitted(self, "shards_")
         codebooks = trained_codebooks(self.quantizer_)
-        return _lazy.all_of(self.shards_, "codes", self._order(), codebooks.shape[:2])
+        return _lazy.all_of(self.shards_, "codes", _items.order(self.shards_), codebooks.shape[:2])
 
     @property
     def ids_(self) -> da.Array:
         """Ids of the database, ascending."""
         check_is_fitted(self, "shards_")
-        return _lazy.all_of(self.shards_, "ids", self._order())
+        return _lazy.all_of(self.shards_, "ids", _items.order(self.shards_))
 
     @property
     def labels_(self) -> da.Array:
@@ -756,7 +754,7 @@ class DPQNeighbors(StateMixin, VersionedMixin, ClassNamePrefixFeaturesOutMixin, 
         check_is_fitted(self, "shards_")
         if self.shards_.classes is None:
             raise AttributeError("Expected a database with labels, got one made without y.")
-        return _lazy.all_of(self.shards_, "labels", self._order())
+        return _lazy.all_of(self.shards_, "labels", _items.order(self.shards_))
 
     @property
     def classes_(self) -> NDArray[Any]:
@@ -812,7 +810,7 @@ class DPQNeighbors(StateMixin, VersionedMixin, ClassNamePrefixFeaturesOutMixin, 
         if labels is not None and labels.n != codes.n:
             raise ValueError(f"Expected one label for each of {codes.n} samples, got {labels.n}.")
         if ids is not None and codes.n and (self.shards_.named or ids.min() < self.shards_.next_number):
-            known = [ids[positions] for positions, *_ in self._parts_of(ids, "numbers")]
+            known = [ids[positions] for positions, *_ in _items.parts_of(self.shards_, ids, "numbers")]
             known = np.concatenate(known)
             if len(known):
                 where = "database" if self.shards_.named else "index"
@@ -864,81 +862,8 @@ class DPQNeighbors(StateMixin, VersionedMixin, ClassNamePrefixFeaturesOutMixin, 
         try:
             return check_n_neighbors(k, n_allowed, n_queries, excluding)
         except ValueError:
-            self._check_known(args)
+            _items.check_known(self.shards_, args)
             raise
-
-    def _allowed(self, among):
-        """Return what each shard is told of `among`, what all are, and how many items are allowed."""
-        among = as_array(among)
-        if among is None:
-            return None, (None,), len(self.shards_)
-        among = np.asarray(among)
-        n = len(self.shards_)
-        if among.dtype == bool and among.shape == (n,):
-            return self._split(among), (), int(among.sum())
-        if among.ndim != 1 or among.dtype == bool or (among.size and among.dtype.kind not in "iuOUT"):
-            raise ValueError(
-                f"Expected among as a boolean mask of shape ({n},), in the order of ids_, or as a 1-D array of ids, "
-                f"integers; got {among.dtype} of shape {among.shape}."
-            )
-        ids = np.unique(self.shards_.check_kind(among)) if among.size else np.empty(0, np.int64)
-        return None, (ids,), len(ids)
-
-    def _split(self, values):
-        """Return for each shard those of values, one for each item in the order of `ids_`, that are its items'."""
-        order = self._order()
-        if isinstance(order, list):
-            ends = np.cumsum([self.shards_.abouts[i].n for i in order])
-            own = [(values[:0],)] * len(self.shards_.futures)
-            for i, end in zip(order, ends, strict=True):
-                own[i] = (np.ascontiguousarray(values[end - self.shards_.abouts[i].n : end]),)
-            return own
-        placed = np.empty_like(values)
-        placed[order] = values
-        return [(part,) for part in np.split(placed, np.cumsum([about.n for about in self.shards_.abouts])[:-1])]
-
-    def _order(self):
-        """Return shards in the order of `ids_`: a list; or where they interleave, all items' positions, an array."""
-        order = self.shards_.in_order()
-        return np.argsort(np.concatenate(self._all_of("numbers"))) if order is None else order
-
-    def _all_of(self, what):
-        """Return something of all items, a list of an array for each shard."""
-        own = [(i,) for i in range(len(self.shards_.futures))]
-        parts = ask(self.shards_.client, self.shards_, Shard.one_of, joined, (what,), own)
-        return [part for _, part in sorted(parts, key=lambda pair: pair[0])]
-
-    def _check_known(self, args):
-        """Raise ValueError if `among`, as `_allowed` returned it, has ids that are not in the database."""
-        if args and args[0] is not None:
-            unknown = np.ones(len(args[0]), dtype=bool)
-            for positions, *_ in self._parts_of(args[0], "numbers"):
-                unknown[positions] = False
-            if unknown.any():
-                raise ValueError(f"Expected ids of the database in among, got {args[0][unknown][:5].tolist()}.")
-
-    def _parts_of(self, ids, what):
-        return ask(self.shards_.client, self.shards_, Shard.look_up, joined, (ids, what))
-
-    def _look_up(self, ids, what):
-        """Return what shards know of ids, (n,), in parts; raise ValueError where one is not of the database."""
-        parts = self._parts_of(ids, what)
-        unknown = np.ones(len(ids), dtype=bool)
-        for positions, *_ in parts:
-            unknown[positions] = False
-        if unknown.any():
-            raise ValueError(f"Expected ids of the database, got {ids[unknown][:5].tolist()}.")
-        return parts
-
-    def _named(self, numbers):
-        """Return ids of items, of any shape, as users see them."""
-        if not self.shards_.named:
-            return numbers
-        distinct, places = np.unique(numbers, return_inverse=True)
-        names = np.empty(len(distinct), dtype=object)
-        for positions, found in ask(self.shards_.client, self.shards_, Shard.name, joined, (distinct,)):
-            names[positions] = found
-        return names[places].reshape(numbers.shape)
 
     def _ask_nearest(self, search, queries, k, own, args, n_allowed):
         """Return the Nearest of all shards."""
@@ -946,7 +871,7 @@ class DPQNeighbors(StateMixin, VersionedMixin, ClassNamePrefixFeaturesOutMixin, 
         args = (search, queries, k, *args) if own is None else ()
         found = ask(self.shards_.client, self.shards_, Shard.kneighbors, partial(_found.nearest, k=k), args, own)
         if found.n_allowed != n_allowed:
-            self._check_known(args[3:])
+            _items.check_known(self.shards_, args[3:])
         return found
 
     def _ask_within(self, search, queries, radius, own, args, n_allowed):
@@ -955,7 +880,7 @@ class DPQNeighbors(StateMixin, VersionedMixin, ClassNamePrefixFeaturesOutMixin, 
         args = (search, queries, radius, *args) if own is None else ()
         found = ask(self.shards_.client, self.shards_, Shard.radius_neighbors, _found.within, args, own)
         if found.n_allowed != n_allowed:
-            self._check_known(args[3:])
+            _items.check_known(self.shards_, args[3:])
         return found
 
     def _kneighbors(self, X, n_neighbors, among):
@@ -964,7 +889,7 @@ class DPQNeighbors(StateMixin, VersionedMixin, ClassNamePrefixFeaturesOutMixin, 
         if X is None:
             return self._all_kneighbors(index, search, n_neighbors, among)
         self._check_samples(X)
-        own, args, n_allowed = self._allowed(among)
+        own, args, n_allowed = _items.allowed(self.shards_, among)
         k = self._check_n_neighbors(n_neighbors, n_allowed, _num_samples(X), args)
         found = [
             self._ask_nearest(search, queries, k, own, args, n_allowed) for queries in self._blocks(X, search.symmetric)
@@ -979,7 +904,7 @@ class DPQNeighbors(StateMixin, VersionedMixin, ClassNamePrefixFeaturesOutMixin, 
         if X is None:
             return self._all_radius_neighbors(index, search, radius, among)
         self._check_samples(X)
-        own, args, n_allowed = self._allowed(among)
+        own, args, n_allowed = _items.allowed(self.shards_, among)
         found = [
             self._ask_within(search, queries, radius, own, args, n_allowed)
             for queries in self._blocks(X, search.symmetric)
@@ -987,17 +912,11 @@ class DPQNeighbors(StateMixin, VersionedMixin, ClassNamePrefixFeaturesOutMixin, 
         counts, distances, numbers = (np.concatenate([part[i] for part in found]) for i in range(3))
         return index.distances(distances), numbers, np.concatenate(([0], np.cumsum(counts)))
 
-    def _items(self):
-        """Return distinct codes of the database, which of them each item has, and the items' numbers, ascending."""
-        numbers, codes = (np.concatenate(self._all_of(what)) for what in ("numbers", "codes"))
-        order = np.argsort(numbers)
-        return *distinct_rows(codes[order]), numbers[order]
-
     def _all_kneighbors(self, index, search, n_neighbors, among):
         """Return what `_kneighbors` does, where items are the queries."""
-        n, (own, args, n_allowed) = len(self.shards_), self._allowed(among)
+        n, (own, args, n_allowed) = len(self.shards_), _items.allowed(self.shards_, among)
         k = self._check_n_neighbors(n_neighbors, n_allowed, n, args, excluding=True)
-        codes, code_of_item, numbers = self._items()
+        codes, code_of_item, numbers = _items.distinct_codes(self.shards_)
         found = self._ask_nearest(search._replace(symmetric=True), codes, k + 1, own, args, n_allowed)
         starts, indptr = np.arange(len(codes) + 1) * (k + 1), np.arange(n + 1) * k
         distances, others = without_self(
@@ -1007,8 +926,8 @@ class DPQNeighbors(StateMixin, VersionedMixin, ClassNamePrefixFeaturesOutMixin, 
 
     def _all_radius_neighbors(self, index, search, radius, among):
         """Return what `_radius_neighbors` does, where items are the queries."""
-        own, args, n_allowed = self._allowed(among)
-        codes, code_of_item, numbers = self._items()
+        own, args, n_allowed = _items.allowed(self.shards_, among)
+        codes, code_of_item, numbers = _items.distinct_codes(self.shards_)
         found = self._ask_within(search._replace(symmetric=True), codes, radius, own, args, n_allowed)
         starts = np.concatenate(([0], np.cumsum(found.counts)))
         counts = count_others(code_of_item, numbers, starts, found.numbers)
@@ -1018,18 +937,14 @@ class DPQNeighbors(StateMixin, VersionedMixin, ClassNamePrefixFeaturesOutMixin, 
 
     def _graph(self, mode, distances, numbers, indptr):
         """Return a graph, whose columns are in the order of `ids_`."""
-        columns = numbers
-        if self.shards_.has_gaps:
-            distinct, places = np.unique(numbers, return_inverse=True)
-            columns = ask(self.shards_.client, self.shards_, Shard.ranks, _found.total, (distinct,))[places]
-        return make_graph(mode, distances, columns, indptr, len(self.shards_))
+        return make_graph(mode, distances, _items.ranks(self.shards_, numbers), indptr, len(self.shards_))
 
     def _lazy_kneighbors(self, X, n_neighbors, return_distance, among):
         """Return the answers to queries of dask."""
         index, search = self._prepare()
         self._check_samples(X)
-        own, args, n_allowed = self._allowed(among)
-        self._check_known(args)
+        own, args, n_allowed = _items.allowed(self.shards_, among)
+        _items.check_known(self.shards_, args)
         k = self._check_n_neighbors(n_neighbors, n_allowed, 0 if np.isnan(_length(X)) else len(X))
         asked = _lazy.Asked(self.shards_, index, search, own, args)
         found = _lazy.kneighbors(X, self.quantizer_, self._method(search.symmetric), asked, k)
@@ -1040,30 +955,22 @@ class DPQNeighbors(StateMixin, VersionedMixin, ClassNamePrefixFeaturesOutMixin, 
         radius = check_radius(self._valid("radius") if radius is None else radius)
         index, search = self._prepare()
         self._check_samples(X)
-        own, args, _ = self._allowed(among)
-        self._check_known(args)
+        own, args, _ = _items.allowed(self.shards_, among)
+        _items.check_known(self.shards_, args)
         asked = _lazy.Asked(self.shards_, index, search, own, args)
         found = _lazy.radius_neighbors(X, self.quantizer_, self._method(search.symmetric), asked, radius)
         return found if return_distance else found[1]
 
     def _gathered(self):
         """Return a database with the same codes and labels in this process, whose ids are others."""
-        classes = self.shards_.classes
-        labels = None
-        if classes is not None:
-            labels = np.concatenate(self._all_of("labels"))
-            shifts = [() if about.classes is None else about.classes for about in self.shards_.abouts]
-            sizes = np.repeat(np.arange(len(shifts)), [about.n for about in self.shards_.abouts])
-            for i, own in enumerate(shifts):
-                mine = (sizes == i) & (labels >= 0)
-                if mine.any():
-                    labels[mine] = np.searchsorted(classes, own)[labels[mine]]
-        codes = np.concatenate(self._all_of("codes"))
+        classes, codes = self.shards_.classes, np.concatenate(_items.all_of(self.shards_, "codes"))
         params = {name: getattr(self, name) for name in ("metric", "search", "n_jobs", "device")}
         local = single.DPQNeighbors(quantizer=FrozenEstimator(self.quantizer_), **params)
-        has_label = np.zeros(len(codes), dtype=bool) if labels is None else labels >= 0
-        y = None if classes is None else classes[labels[has_label]]
-        return local.fit_codes(codes[has_label], y).add_codes(codes[~has_label])
+        if classes is None:
+            return local.fit_codes(codes)
+        labels = _items.labels_of_all(self.shards_)
+        has_label = labels >= 0
+        return local.fit_codes(codes[has_label], classes[labels[has_label]]).add_codes(codes[~has_label])
 
 
 # As the outermost, so that what is transformed is what was fitted.
