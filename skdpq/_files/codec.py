@@ -12,6 +12,7 @@ from .container import FileFormatError, holds
 
 _LONG = 64  # a list of so many numbers becomes an array
 _TEXT_ERRORS = "surrogatepass"  # names of files may hold what is no text
+_TEXT = "StringDType()"  # how a file names the type of text of any length
 
 
 class Encoder:
@@ -99,7 +100,8 @@ class Encoder:
         items = [str(item).encode(errors=_TEXT_ERRORS) for item in array.flat]
         ends = np.cumsum([len(item) for item in items], dtype=np.int64).reshape(array.shape)
         utf8 = np.frombuffer(b"".join(items), dtype=np.uint8)
-        return {"text": [self.add(utf8, f"{name}.utf8"), self.add(ends, f"{name}.ends"), array.dtype.str]}
+        dtype = _TEXT if array.dtype.kind == "T" else array.dtype.str  # which is another with every NumPy
+        return {"text": [self.add(utf8, f"{name}.utf8"), self.add(ends, f"{name}.ends"), dtype]}
 
 
 class Decoder:
@@ -250,7 +252,7 @@ _MOST_PADDING = 256  # times the bytes of the text itself
 def _dtype(text, kinds):
     """Return a type by its name, if it is of one of some kinds."""
     try:
-        dtype = np.dtypes.StringDType() if text == "StringDType()" else np.dtype(text)
+        dtype = np.dtypes.StringDType() if text == _TEXT else np.dtype(text)
     except (TypeError, ValueError) as error:
         raise FileFormatError(f"expected a type, got {text!r:.50}.") from error
     if dtype.kind not in kinds or dtype.fields or dtype.subdtype:
