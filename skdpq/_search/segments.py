@@ -19,6 +19,7 @@ from .simd import BLOCK_CODES
 
 OFFSET_CODES = 64  # codes from one stored offset to the next
 _MAX_ITEMS = 255  # of one stored code
+_CHECKED_CODES = 2**20  # at a time; a multiple of the codes of a block
 
 
 class Segment(NamedTuple):
@@ -54,10 +55,13 @@ class Segment(NamedTuple):
     def __reduce__(self):
         return _restore, tuple(self)
 
-    def codes(self):
-        """Return the stored codes, (n_codes, M)."""
-        B, M, _ = self.blocks.shape
-        return np.ascontiguousarray(self.blocks.transpose(0, 2, 1)).reshape(B * BLOCK_CODES, M)[: len(self.counts)]
+    def codes(self, start=0, stop=None):
+        """Return the stored codes, or those from one position to another, (n_codes, M)."""
+        start, stop, _ = slice(start, stop).indices(len(self.counts))
+        first = start // BLOCK_CODES
+        blocks = self.blocks[first : -(-stop // BLOCK_CODES)]
+        codes = np.ascontiguousarray(blocks.transpose(0, 2, 1)).reshape(len(blocks) * BLOCK_CODES, -1)
+        return codes[start - first * BLOCK_CODES : stop - first * BLOCK_CODES]
 
     def codes_at(self, items):
         """Return the codes of items by their positions, (n, M)."""
@@ -133,34 +137,41 @@ def keep(segment, kept):
     return _from_sorted(codes, segment.ids[kept], stored, new)
 
 
-def in_order(segment):
-    """Return the segment that the items of another make in the order in which they stand.
+def check_order(segment, chunk_codes=_CHECKED_CODES):
+    """Raise ValueError unless a segment is as `build` makes it.
 
     Parameters
     ----------
     segment : Segment
-        As many items as are counted.
-
-    Returns
-    -------
-    segment : Segment
-        It is equal to the other where that is as `build` makes it.
-
-    Raises
-    ------
-    ValueError
-        If its codes, or the ids of one, do not ascend.
+        What to check: as many items as are counted, at least one of each code.
+    chunk_codes : int
+        Codes that are looked at together; a multiple of those of a block.
     """
-    codes = segment.codes()
-    ascends, equal = np.zeros(len(codes) - 1, dtype=bool), np.ones(len(codes) - 1, dtype=bool)
-    for word in _sort_words(codes):
-        ascends |= equal & (word[:-1] < word[1:])
-        equal &= word[:-1] == word[1:]
-    stored = np.repeat(np.arange(len(codes)), segment.counts)
-    new = _first_of_codes(codes, stored)
-    if not (ascends | equal).all() or not (new[1:] | (segment.ids[1:] > segment.ids[:-1])).all():
-        raise ValueError("expected codes, and ids of each, that ascend, got others.")
-    return _from_sorted(codes, segment.ids, stored, new)
+    n_codes, item = len(segment.counts), np.int64(0)
+    for start in range(0, n_codes, chunk_codes):
+        first = max(start - 1, 0)  # with the code before, which `item` is the first item of
+        codes, counts = segment.codes(first, start + chunk_codes), segment.counts[first : start + chunk_codes]
+        ends = item + np.cumsum(counts, dtype=np.int64)
+        ascends, equal = _compare_neighbors(codes)
+        ids = segment.ids[item : ends[-1]]
+        begins = np.zeros(len(ids), dtype=bool)
+        begins[ends[:-1][~equal] - item] = True
+        # Equal codes follow one another where the one before has as many items as it may have.
+        if not (ascends | equal & (counts[:-1] == _MAX_ITEMS)).all() or not (begins[1:] | (ids[1:] > ids[:-1])).all():
+            raise ValueError("expected codes, and ids of each, that ascend, got others.")
+        starts = (ends - counts)[start - first :: OFFSET_CODES]
+        if not np.array_equal(segment.offsets[start // OFFSET_CODES :][: len(starts)], starts):
+            raise ValueError("expected offsets of codes in order, got others.")
+        item = ends[-1] - counts[-1]
+    rest = segment.blocks[-1, :, (n_codes - 1) % BLOCK_CODES :]
+    prefix_lengths, run_ends = _runs(segment.blocks)
+    for name, is_so in {
+        "blocks": (rest == rest[:, :1]).all(),
+        "prefix_lengths": np.array_equal(segment.prefix_lengths, prefix_lengths),
+        "run_ends": np.array_equal(segment.run_ends, run_ends),
+    }.items():
+        if not is_so:
+            raise ValueError(f"expected {name} of codes in order, got others.")
 
 
 def take(segment, items):
@@ -346,6 +357,15 @@ def _aligned_empty(shape, dtype):
 def _restore(blocks, *others):
     """Make a segment of what was pickled or copied."""
     return Segment(_aligned(blocks), *others)
+
+
+def _compare_neighbors(codes):
+    """Tell of each code but the first whether it comes after the one before, and whether it is equal."""
+    ascends, equal = np.zeros(len(codes) - 1, dtype=bool), np.ones(len(codes) - 1, dtype=bool)
+    for word in _sort_words(codes):
+        ascends |= equal & (word[:-1] < word[1:])
+        equal &= word[:-1] == word[1:]
+    return ascends, equal
 
 
 def _first_of_codes(codes, stored):

@@ -9,7 +9,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.testing import assert_array_equal
 
-from skdpq._search.segments import OFFSET_CODES, build, count_up, distinct_rows, keep, merge, take, view
+from skdpq._search.segments import (
+    OFFSET_CODES,
+    Segment,
+    build,
+    check_order,
+    count_up,
+    distinct_rows,
+    keep,
+    merge,
+    take,
+    view,
+)
 from skdpq._search.simd import BLOCK_CODES
 
 
@@ -91,6 +102,50 @@ def test_codes_that_begin_alike_make_runs():
     far = build(np.random.default_rng(0).permutation(2**16)[:2048, None] % [7, 2**16], np.arange(2048))
     assert_valid(far)
     assert (far.run_ends > np.arange(1, 9)).any()
+
+
+def changed(segment, name, rng):
+    """Return a segment of which one value is another; with one item less of a code, another code has one more."""
+    array = getattr(segment, name).copy()
+    position = tuple(rng.integers(length) for length in array.shape)
+    if name == "counts":
+        other = rng.integers(len(array))
+        if array[position] > 1 and array[other] < 255:
+            array[position] -= 1
+            array[other] += 1
+    elif rng.random() < 0.5:
+        array[position] ^= 1
+    else:
+        array[position] = array[tuple(rng.integers(length) for length in array.shape)]
+    return segment._replace(**{name: array})
+
+
+@given(items, st.sampled_from([256, 512, 2**20]), st.sampled_from([*Segment._fields[:-1]]), st.integers(0, 2**32 - 1))
+def test_what_is_not_as_it_was_built_is_refused(items, chunk_codes, name, seed):
+    segment = build(*items)
+    check_order(segment, chunk_codes)
+    other = changed(segment, name, np.random.default_rng(seed))
+    if len(np.unique(other.ids)) < len(other.ids):
+        return  # build takes no id twice, and who loads a file looks for these
+    rebuilt = build(other.item_codes(), other.ids)
+    if all(np.array_equal(getattr(other, n), getattr(rebuilt, n)) for n in Segment._fields):
+        check_order(other, chunk_codes)
+    else:
+        with pytest.raises(ValueError, match=r"in order|that ascend"):
+            check_order(other, chunk_codes)
+
+
+@pytest.mark.parametrize("part", ["last of the first", "first of the last"])
+def test_neighbors_in_two_chunks_are_compared(part):
+    segment = build(np.arange(512, dtype=np.uint16)[:, None], np.arange(512))
+    check_order(segment, 256)
+    blocks = segment.blocks.copy()
+    if part == "last of the first":
+        blocks[0, 0, 255] = 256  # as the next one, in the next chunk
+    else:
+        blocks[1, 0, 0] = 254
+    with pytest.raises(ValueError, match="that ascend"):
+        check_order(segment._replace(blocks=blocks), 256)
 
 
 @given(items, st.floats(0, 1), st.integers(0, 2**32 - 1))
