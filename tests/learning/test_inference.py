@@ -28,8 +28,9 @@ def make_network(n_units=N_UNITS, *, dtype=torch.float64, **sizes):
     return network.eval()
 
 
-def to_tensor(rows, dtype):
-    return torch.from_numpy(rows).to(dtype)
+def to_tensor(rows, dtype, out):
+    tensor = torch.from_numpy(rows).to(dtype, copy=True)
+    return tensor if out is None else out.copy_(tensor)
 
 
 def codes_and_soft(network, X, backbone=None):
@@ -91,10 +92,10 @@ def test_the_number_of_threads_does_not_change_a_bit():
     X = np.random.default_rng(0).normal(size=(2000, N_UNITS))
     threads = set()
 
-    def convert_and_watch(rows, dtype):
+    def convert_and_watch(rows, dtype, out):
         threads.add(threading.get_ident())
         assert torch.get_num_threads() == 1
-        return to_tensor(rows, dtype)
+        return to_tensor(rows, dtype, out)
 
     parameters = dict(network.named_parameters())
     results = []
@@ -120,7 +121,7 @@ network = DPQNetwork(12, 3, M=8, K=256, D=2, hidden_layer_sizes=(512,), part_lay
 network.initialize(torch.Generator())
 seen = set()
 torch.set_num_threads(2)  # which torch then sets in each new thread at its first call there
-def to_tensor(rows, dtype):
+def to_tensor(rows, dtype, out):
     x = torch.from_numpy(rows).to(dtype)
     torch.mm(x, x.T)
     seen.add(torch.get_num_threads())
