@@ -264,7 +264,8 @@ def show(results):
         here = [r for r in results if r["set"] == name and r["search"] in ("", search)]
         bits = sorted({r["bits"] for r in here} - {None})
         seeds = sorted({r["seed"] for r in here})
-        print(f"\n## {name}{search}, means of {len(seeds)} seeds or fewer\n" if len(seeds) > 1 else f"\n## {name}{search}, one seed\n")
+        n_seeds = f"means of {len(seeds)} seeds or fewer" if len(seeds) > 1 else "one seed"
+        print(f"\n## {name}{search}, {n_seeds}\n")
         print(head("mAP", "without codes", *(f"{n} bits" for n in bits), "accuracy"))
         cells = {}
         for r in here:

@@ -4,11 +4,14 @@
     python benchmarks/speed/cluster.py --n 1000000 --rounds 9
     python benchmarks/speed/cluster.py --mapped 100000000 --folder /data
     python benchmarks/speed/cluster.py --merge
+    python benchmarks/speed/cluster.py --spread
 
 The codes are random, M=8, K=256, so that nearly all differ: the worst case. The cluster has two worker processes of one
 thread each. Whatever answers a query takes turns in several rounds, of which medians are printed. `--mapped` writes
 such a database to shards, a file each, and searches them from maps. `--merge` measures what it takes to put the answers
 of many shards together, without any cluster, and what a message to a worker takes by each way that dask has.
+`--spread` spreads the same 1,000,000 codes over more and more workers and shards, on the CPUs that there are: what the
+time grows by is messages and merging, of which the comparing is the same.
 """
 
 import asyncio
@@ -237,6 +240,22 @@ def measure_merging(n_rounds):
         print(line(n_shards, *cells, n_bytes), flush=True)
 
 
+def measure_spread(n_rounds):
+    """Print what a search takes whose codes are spread over more and more workers and shards."""
+    print(head("workers", "shards", "1 query, ms", "256 queries, ms"))
+    frozen, codes = quantizer(), random_codes(1_000_000).compute()
+    for n_workers, n_shards in ((1, 1), (1, 8), (1, 64), (2, 2), (2, 64), (4, 4), (8, 8), (16, 16), (16, 128)):
+        with start(n_workers) as cluster, distributed.Client(cluster):
+            many = skdpq.dask.DPQNeighbors(quantizer=frozen, n_shards=n_shards).fit_codes(codes)
+            warm_up(many.kneighbors)
+            cells = []
+            for n_queries in (1, 256):
+                X = samples(n_queries, 5)
+                took = [seconds(many.kneighbors, X, N_NEIGHBORS) for _ in range(n_rounds * 5)]
+                cells.append(milliseconds(took))
+        print(line(n_workers, n_shards, *cells), flush=True)
+
+
 def main():
     """Print everything."""
     parser = make_parser(__doc__)
@@ -249,6 +268,7 @@ def main():
         help="where files are kept, and used if they are there; by default a temporary one",
     )
     parser.add_argument("--merge", action="store_true", help="only measure messages and merging")
+    parser.add_argument("--spread", action="store_true", help="only spread codes over more workers and shards")
     options = parser.parse_args()
     print(f"{machine('dask', 'distributed')}\n")
     if options.mapped:
@@ -256,6 +276,8 @@ def main():
     elif options.merge:
         measure_messages(options.rounds)
         measure_merging(options.rounds)
+    elif options.spread:
+        measure_spread(options.rounds)
     else:
         with start() as cluster, distributed.Client(cluster):
             print(head(f"{options.n} codes", "one process, 1 thread", "2 threads", "two workers of 1 thread"))
