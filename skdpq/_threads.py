@@ -34,21 +34,37 @@ def run(function, arguments, n_threads):
         What the calls returned, in the order of the arguments.
     """
     arguments = list(arguments)
+    n_others = min(n_threads, len(arguments)) - 1
+    if n_others < 1:
+        return [function(argument) for argument in arguments]
     results = [None] * len(arguments)
     left = iter(range(len(arguments)))  # shared by the threads
+    at_work = []  # locks of the other threads, which each holds until it is done
 
     def work():
         for i in left:
             results[i] = function(arguments[i])
 
-    others = [_pool().submit(work) for _ in range(min(n_threads, len(arguments)) - 1)]
-    try:
-        work()
-    finally:
+    def work_beside():
+        lock = threading.RLock()
+        with lock:
+            at_work.append(lock)
+            work()
+
+    def wait():
         for _ in left:  # where something was raised, no thread takes more
             pass
-        for other in others:
-            other.result()
+        for lock in at_work:
+            lock.acquire()
+
+    # Also where an interruption comes while they are being asked: none may be at it when this returns.
+    others = []
+    with surely(wait):
+        for _ in range(n_others):
+            others.append(_pool().submit(work_beside))
+        work()
+    for other in others:
+        other.result()  # raises what it raised
     return results
 
 

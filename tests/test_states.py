@@ -9,6 +9,7 @@ import pickle
 import subprocess
 import sys
 import threading
+import time
 import traceback
 import warnings
 from concurrent.futures import ThreadPoolExecutor
@@ -29,7 +30,7 @@ from sklearn.pipeline import make_pipeline
 from threadpoolctl import ThreadpoolController, threadpool_limits
 
 import skdpq
-from skdpq import DPQClassifier, DPQNeighbors, DPQTransformer, ProductQuantizer
+from skdpq import DPQClassifier, DPQNeighbors, DPQTransformer, ProductQuantizer, _threads
 from skdpq._learning.fast_step import FastStep
 from skdpq._learning.fast_step.step import Plan
 from skdpq._threads import limited_threads, lock_of, one_blas_thread
@@ -711,6 +712,28 @@ def test_fits_with_backbones_that_overlap_are_reproducible_and_leave_the_global_
     surroundings.check()
     for dpq in fits:
         assert_array_equal(dpq.parameters_["codebooks"], expected)
+
+
+def test_no_thread_is_at_work_after_an_interruption_while_they_are_asked(monkeypatch):
+    begun, at_work = threading.Event(), []
+
+    def function(_):
+        at_work.append(None)
+        begun.set()
+        time.sleep(0.05)
+        at_work.pop()
+
+    class Pool(ThreadPoolExecutor):
+        def submit(self, *args):
+            super().submit(*args)
+            begun.wait()
+            raise KeyboardInterrupt  # the caller is never given the future
+
+    with Pool(1) as pool:
+        monkeypatch.setattr(_threads, "_pool", lambda: pool)
+        with pytest.raises(KeyboardInterrupt):
+            _threads.run(function, range(3), 2)
+        assert at_work == []
 
 
 def test_a_limit_on_threads_ends_with_its_block_wherever_that_is_interrupted():
