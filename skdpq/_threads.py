@@ -31,7 +31,7 @@ def run(function, arguments, n_threads):
     Returns
     -------
     results : list
-        What the calls returned, in the order of the arguments.
+        What the calls returned, in the order of the arguments. No thread is at work when this returns, or raises.
     """
     arguments = list(arguments)
     n_others = min(n_threads, len(arguments)) - 1
@@ -55,9 +55,9 @@ def run(function, arguments, n_threads):
         for _ in left:  # where something was raised, no thread takes more
             pass
         for lock in at_work:
-            lock.acquire()
+            lock.acquire()  # never to be released: nobody else will want it, and to take it again is no wait
 
-    # Also where an interruption comes while they are being asked: none may be at it when this returns.
+    # An interruption may come before their futures are known here, so they are waited for by their locks.
     others = []
     with surely(wait):
         for _ in range(n_others):

@@ -183,7 +183,7 @@ def record_codes(record, method, data, quantizer, new, train, **params):
     """Record the mAP of asymmetric and symmetric search of a fitted quantizer's codes."""
     for name, search in data.searches.items():
         items, y = (train, data.y) if search.items is None else (new[search.items], data.y_new[search.items])
-        n_jobs = int(os.environ.get("OMP_NUM_THREADS", THREADS))
+        n_jobs = int(os.environ.get("OMP_NUM_THREADS", THREADS))  # joblib sets it in its processes
         neighbors = DPQNeighbors(quantizer=FrozenEstimator(quantizer), n_jobs=n_jobs, **params).fit(items, y)
         for how in SEARCHES:
             neighbors.set_params(search=how)
@@ -209,7 +209,7 @@ def measure_rivals(path, name, seed, bits, features):
     }.items():
         record(title, "seconds", seconds(classifier.fit, X, data.y))
         p, p_new = classifier.predict_proba(X), classifier.predict_proba(X_new)
-        record(title, "accuracy", (p_new.argmax(axis=1) == data.y_new).mean())
+        record(title, "accuracy", (classifier.classes_[p_new.argmax(axis=1)] == data.y_new).mean())
         record_rankings(record, title, data, distances_of_posteriors, p_new, lambda p=p: p)
         represented[f"{title}, PQ of roots"] = np.sqrt(p), np.sqrt(p_new)
         if title == "discriminant analysis":

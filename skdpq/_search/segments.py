@@ -19,7 +19,7 @@ from .simd import BLOCK_CODES
 
 OFFSET_CODES = 64  # codes from one stored offset to the next
 _MAX_ITEMS = 255  # of one stored code
-_CHECKED_CODES = 2**20  # at a time; a multiple of the codes of a block
+_CHECKED_CODES = 2**20  # that `check_order` looks at together
 
 
 class Segment(NamedTuple):
@@ -149,7 +149,7 @@ def check_order(segment, chunk_codes=_CHECKED_CODES):
     """
     n_codes, item = len(segment.counts), np.int64(0)
     for start in range(0, n_codes, chunk_codes):
-        first = max(start - 1, 0)  # with the code before, which `item` is the first item of
+        first = max(start - 1, 0)  # the code before the chunk, whose first item is `item`
         codes, counts = segment.codes(first, start + chunk_codes), segment.counts[first : start + chunk_codes]
         ends = item + np.cumsum(counts, dtype=np.int64)
         ascends, equal = _compare_neighbors(codes)

@@ -156,6 +156,7 @@ def test_what_is_kept_stays_in_order(items, share, seed):
     found = keep(segment, kept)
     if kept.any():
         assert_valid(found)
+        check_order(found)  # no code is stored more often than it has to be
         assert_array_equal(found.item_codes(), segment.item_codes()[kept])
         assert_array_equal(found.ids, segment.ids[kept])
     else:
