@@ -42,17 +42,17 @@ class Names(NamedTuple):
 
     def find(self, names):
         """Return the position of each name, -1 where there is none: int64, of the shape of an array of str."""
-        found = [self._find(name.encode(errors=_ERRORS)) for name in names.ravel().tolist()]
+        _, found = self._search([name.encode(errors=_ERRORS) for name in names.ravel().tolist()])
         return np.array(found, dtype=np.int64).reshape(names.shape)
 
     def append(self, names):
         """Return these and new ones, an array of str; ValueError where two are the same."""
         new = names_of(names)
-        known = names[self.find(names) >= 0]
+        ranks, found = self._search([new._bytes_at(i) for i in new.order.tolist()])
+        known = np.sort(new.order[np.array(found, dtype=np.int64) >= 0])
         if len(known):
-            raise ValueError(f"Expected ids that are not in the database yet, got {known[:5].tolist()}.")
-        places = [bisect_left(range(len(self.ends)), new._bytes_at(i), key=self._sorted) for i in new.order.tolist()]
-        order = np.insert(self.order, places, new.order + np.uint32(len(self.ends)))
+            raise ValueError(f"Expected ids that are not in the database yet, got {names[known[:5]].tolist()}.")
+        order = np.insert(self.order, ranks, new.order + np.uint32(len(self.ends)))
         return Names(
             np.concatenate((self.utf8, new.utf8)), np.concatenate((self.ends, new.ends + len(self.utf8))), order
         )
@@ -86,13 +86,17 @@ class Names(NamedTuple):
         start = int(self.ends[position - 1]) if position else 0
         return self.utf8[start : int(self.ends[position])].tobytes()
 
-    def _sorted(self, rank):
-        return self._bytes_at(int(self.order[rank]))
+    def _search(self, encoded):
+        """Return the rank in `order` that each name has or would have, and its position, -1 where there is none."""
+        utf8, ends, order = map(memoryview, self)  # an entry of which takes a fifth of the time of an array's
 
-    def _find(self, name):
-        rank = bisect_left(range(len(self.ends)), name, key=self._sorted)
-        found = rank < len(self.ends) and self._sorted(rank) == name
-        return int(self.order[rank]) if found else -1
+        def name_at(rank):
+            position = order[rank]
+            return bytes(utf8[ends[position - 1] if position else 0 : ends[position]])
+
+        ranks = [bisect_left(range(len(order)), name, key=name_at) for name in encoded]
+        is_there = [rank < len(order) and name_at(rank) == name for rank, name in zip(ranks, encoded, strict=True)]
+        return ranks, [order[rank] if there else -1 for rank, there in zip(ranks, is_there, strict=True)]
 
 
 def names_of(names):

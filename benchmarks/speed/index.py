@@ -5,7 +5,8 @@
 
 Memory is measured in a process of its own, as what it holds, or held at most, above what it held before (Linux). The
 codes are random, M=8, K=256, so that nearly all differ: the worst case. Codes are added and removed with and without
-labels. Cold is a process with an empty cache of compiled kernels, warm one that finds them there.
+labels, and with strings as ids. Cold is a process with an empty cache of compiled kernels, warm one that finds them
+there.
 """
 
 import multiprocessing
@@ -100,20 +101,23 @@ def measure_memory(n):
     return len(pickle.dumps(index)) / n, building.held / n, building.peak / n, searches, times
 
 
-def measure_updates(n, labelled):
+def measure_updates(n, labelled, named):
     """Return seconds of one build, of 1,000 appends, and of 10 removals of a thousandth, of n codes in all."""
     codes, codebooks = random_codes(n)
-    labels = np.arange(n) % 1000 if labelled else None
+    given = {"y": np.arange(n) % 1000 if labelled else None, "ids": np.array([f"{i:032x}" for i in range(n)])}
+    if not named:
+        given["ids"] = None
 
     def some(part):
-        return None if labels is None else labels[part]
+        return {name: None if values is None else values[part] for name, values in given.items()}
 
-    search_index(codebooks, codes[:5000])  # compiles
-    building = seconds(search_index, codebooks, codes, labels)
-    index = search_index(codebooks, codes[:0], some(slice(0)))
+    index = search_index(codebooks, codes[:5000])  # compiles
+    building = seconds(index.fit_codes, codes, **given)
+    index.fit_codes(codes[:0], **some(slice(0)))
     parts = [slice(n * i // 1000, n * (i + 1) // 1000) for i in range(1000)]
-    appending = sum(seconds(index.add_codes, codes[part], y=some(part)) for part in parts)
+    appending = sum(seconds(index.add_codes, codes[part], **some(part)) for part in parts)
     ids = np.random.default_rng(0).permutation(n)[: n // 100]
+    ids = ids if given["ids"] is None else given["ids"][ids]
     removing = sum(seconds(index.remove, some_ids) for some_ids in np.array_split(ids, 10))
     return building, appending, removing
 
@@ -138,8 +142,8 @@ def main():
 
     n = min(1_000_000, options.n)
     print(f"\n{n} codes, M={M}, K={K}")
-    for name, labelled in {"without labels": False, "with labels": True}.items():
-        building, appending, removing = measure_updates(n, labelled)
+    for name, has in {"no labels": (False, False), "labels": (True, False), "strings as ids": (False, True)}.items():
+        building, appending, removing = measure_updates(n, *has)
         print(
             f"{name}: build {building:.2f} s, 1,000 appends {appending:.2f} s ({appending / building:.1f} builds), "
             f"10 removals of {n // 1000} {removing:.2f} s"

@@ -12,10 +12,10 @@ import torch
 from .._threads import limited_threads, run
 from .network import Activations, layers, most_probable, split_parts
 
-_CPU_BLOCK_ENTRIES = 2**19  # logits (M, B, K) at a time in each thread: 2 MB of float32, a large L2 cache
+_CPU_BLOCK_ENTRIES = 2**19  # of logits (M, B, K), and of p, at a time in each thread: 2 MB, a large L2 cache
 _DEVICE_BLOCK_ENTRIES = 2**24  # the same on an accelerator: 64 MB
 _CPU_BLOCK_ROWS, _DEVICE_BLOCK_ROWS = 2**11, 2**13  # at most; a backbone may need much memory for each
-_BLOCK_VALUES = 2**23  # of X at a time in each thread: 32 MB of float32
+_BLOCK_VALUES = 2**22  # of X at a time in each thread: 32 MB of float64
 _WORTH_THREADS_PRODUCTS = 2**26  # multiply-adds
 
 
@@ -44,7 +44,8 @@ def infer(parameters, X, to_tensor, result, backbone=None):
     M, K, _ = parameters["codebooks"].shape
     on_cpu = parameters["codebooks"].device.type == "cpu"
     n_entries, n_rows = (_CPU_BLOCK_ENTRIES, _CPU_BLOCK_ROWS) if on_cpu else (_DEVICE_BLOCK_ENTRIES, _DEVICE_BLOCK_ROWS)
-    size = max(1, min(n_rows, n_entries // (M * K), _BLOCK_VALUES // max(1, math.prod(X.shape[1:]))))
+    n_each = M * K * (2 if result.dtype.kind == "f" else 1)  # soft takes the logits and p
+    size = max(1, min(n_rows, n_entries // n_each, _BLOCK_VALUES // max(1, math.prod(X.shape[1:]))))
     starts = iter(range(0, len(X), size))  # of the blocks that are left, for all threads
 
     def work():
@@ -89,7 +90,8 @@ class _Block:
 
     def _logits(self, x):
         """Return the logits (M, B, K) of x (B, n_units)."""
-        self._activations.place(x)
+        if x is not self._activations.units[0]:
+            self._activations.place(x)
         return self._activations.fill()
 
 
@@ -98,14 +100,17 @@ class _CodesBlock(_Block):
 
     def __init__(self, parameters, B):
         super().__init__(parameters, B)
-        self._largest = parameters["codebooks"].new_empty(len(parameters["codebooks"]), B, 1)
+        codebooks = parameters["codebooks"]
+        self._codes = codebooks.new_empty(len(codebooks), B, 1, dtype=torch.int64)
+        self._largest = codebooks.new_empty(len(codebooks), B, 1)
 
     def write(self, x, result):
         """Write the codes of x (B, n_units) to an array (B, M); return whether their logits are finite."""
         logits = self._logits(x)
-        codes = most_probable(logits)
-        result[...] = codes.cpu().numpy().T
-        return np.isfinite(torch.gather(logits, 2, codes[:, :, None], out=self._largest).cpu().numpy()).all()
+        most_probable(logits, out=self._codes)
+        torch.gather(logits, 2, self._codes, out=self._largest)
+        result[...] = self._codes.cpu().numpy()[:, :, 0].T
+        return np.isfinite(self._largest.cpu().numpy()).all()
 
 
 class _SoftBlock(_Block):

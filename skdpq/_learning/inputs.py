@@ -39,21 +39,30 @@ class Inputs(NamedTuple):
     base: torch.nn.Module | None = None
 
     def tensor(self, X, dtype=torch.float32, out=None):
-        """Return samples, of any real dtype, as a tensor on the CPU that shares no memory with them: `out` if given."""
-        shape = X.shape if self.base is None else (len(X), self.base.n_classes)
-        tensor = torch.empty(shape, dtype=dtype) if out is None else out
+        """Return samples, of any real dtype, as a tensor on the CPU that shares no memory with them.
+
+        It is `out`, if given; X is then a block, and written at once.
+        """
+        if out is not None:
+            self._write(X, out)
+            return out
+        tensor = torch.empty(X.shape if self.base is None else (len(X), self.base.n_classes), dtype=dtype)
         for rows in blocks_of(X, _BLOCK_SAMPLES):
-            if self.base is None:
-                self._standardize(X[rows], tensor[rows])
-            else:
-                features = torch.empty(X[rows].shape)
-                self._standardize(X[rows], features)
-                tensor[rows] = self.base.units(features)
+            self._write(X[rows], tensor[rows])
         return tensor
 
     def n_values(self, X):
         """Return how many values the tensor of samples has."""
         return X.size if self.base is None else len(X) * self.base.n_classes
+
+    def _write(self, X, out):
+        """Write a block of samples to a tensor on the CPU."""
+        if self.base is None:
+            self._standardize(X, out)
+        else:
+            features = torch.empty(X.shape)
+            self._standardize(X, features)
+            out[...] = self.base.units(features)
 
     def _standardize(self, X, out):
         """Write samples, standardized, to a tensor on the CPU."""

@@ -301,15 +301,17 @@ def layers(parameters, name):
     return found
 
 
-def most_probable(logits):
-    """Return the codes (M, B) of logits (M, B, K): k* = argmax_k, the lowest such k, and NaN above all.
+def most_probable(logits, out=None):
+    """Return the codes of logits (M, B, K): k* = argmax_k, the lowest such k, and NaN above all.
 
-    They are of the logits, because the softmax may round two of them to one probability.
+    They are of the logits, because the softmax may round two of them to one probability. Of shape (M, B), or written to
+    `out` (M, B, 1), int64.
     """
-    logits = logits.detach()
-    if logits.device.type == "cpu":
-        return torch.from_numpy(np.argmax(logits.numpy(), axis=-1))  # several times as fast as torch's
-    return logits.argmax(dim=-1)
+    logits, keepdims = logits.detach(), out is not None
+    if logits.device.type != "cpu":
+        return torch.argmax(logits, -1, keepdims, out=out)
+    # Several times as fast as torch's.
+    return torch.from_numpy(np.argmax(logits.numpy(), -1, out.numpy() if keepdims else None, keepdims=keepdims))
 
 
 def concatenate_parts(x):
