@@ -412,8 +412,8 @@ def scan_nearest(segment, prepared, queries, chunk_blocks, distances):
     total, left = np.empty(B), np.empty(B)
     least = np.empty((n_queries, B), dtype=np.float32)
     # First each query's own blocks, the most relevant by their bounds, so that its threshold is soon a close one: where
-    # the codes of a class begin, a block may have but a few of them.
-    n_own = min(B, candidates.k // BLOCK_CODES + 2)
+    # the codes of a class begin, a block may have but a few of them. In a view, a block may have but a few items.
+    n_own = min(B, candidates.k * B // max(1, min(segment.n_items, B * BLOCK_CODES)) + 2)
     own = np.empty(n_queries, dtype=np.int64)
     for q in range(n_queries):
         _bound_blocks(prepared, queries, q, total, left, least[q])
@@ -425,6 +425,8 @@ def scan_nearest(segment, prepared, queries, chunk_blocks, distances):
         for block in range(own[q], own[q] + n_own):
             if least[q, block] <= candidates.thresholds[q]:
                 _visit(segment, prepared, queries, q, block, candidates, scratch)
+        if segment.n_items < len(segment.ids):  # in a view, the room for candidates may take many blocks to fill
+            drop_far(candidates, q, segment)
     # Then everything else, chunk by chunk: what one query has brought into the cache, the others find there.
     for start in range(0, B, chunk_blocks):
         for q in range(n_queries):
