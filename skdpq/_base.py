@@ -23,13 +23,13 @@ from sklearn.utils.validation import check_consistent_length, check_is_fitted
 from ._arrays import as_array, check_classification_targets, column_or_1d, validate_data
 from ._atomic import changes, reads
 from ._blockwise import by_blocks, learns_by_blocks
-from ._classes import class_indices, comparable
+from ._classes import class_indices
 from ._codes import code_dtype
 from ._device import check_device
 from ._learning import auto
 from ._learning.base_network import from_arrays, learn_base_network
 from ._learning.batches import make_batches
-from ._learning.fitted import FITTED_ATTRIBUTES, check_fitted
+from ._learning.fitted import FITTED_ATTRIBUTES, check_backbone, check_fitted, check_same
 from ._learning.inference import infer
 from ._learning.inputs import Inputs, learn_scaling, no_scaling, output_width
 from ._learning.losses import SUPERVISED
@@ -226,14 +226,15 @@ class BaseDPQ(CallbackSupportMixin, QuantizerMixin, BaseEstimator):
             If `max_iter` is a number, and was reached while the loss, or validation score, still improved.
         """
         resume = self.warm_start and hasattr(self, "parameters_")
-        self._check_backbone(resume)
+        if resume:
+            check_backbone(self)
         X, y, sample_weight = self._check_samples(X, y, sample_weight, reset=True)
         validate = validates(self.early_stopping, X_val, y_val, y, self.supervision)
         classes, samples = weigh_classes(X, y, sample_weight, self.class_weight)
         random_state, generator = self._random()
 
         if resume:
-            self._check_same(samples.X, classes)
+            check_same(self, samples.X, classes, self._architecture(self.architecture_["n_units"]))
         else:
             self._start(samples.X, classes)
             self._learn_scaling(samples)
@@ -308,7 +309,8 @@ class BaseDPQ(CallbackSupportMixin, QuantizerMixin, BaseEstimator):
             If the data are invalid or have labels that are not in `classes`, or a classifier is first called without.
         """
         resume = hasattr(self, "parameters_")
-        self._check_backbone(resume)
+        if resume:
+            check_backbone(self)
         X, y, sample_weight = self._check_samples(X, y, sample_weight, reset=not resume)
         if self.class_weight == "balanced":
             raise ValueError('class_weight="balanced" needs all samples: expected a dict or None for partial_fit.')
@@ -496,25 +498,6 @@ class BaseDPQ(CallbackSupportMixin, QuantizerMixin, BaseEstimator):
         check_consistent_length(X_val, y_val)
         weight = check_weights(sample_weight_val, X_val)
         return Samples(X_val, class_indices(self.classes_, y_val), weight, relative(weight)), samples
-
-    def _check_same(self, X, classes):
-        """Raise ValueError unless a warm start can go on from what is fitted."""
-        if not np.array_equal(*comparable(classes, self.classes_)):
-            raise ValueError(
-                f"warm_start can only go on with the same classes: expected {self.classes_}, got {classes}."
-            )
-        architecture = self._architecture(self.architecture_["n_units"])
-        if X.shape[1:] != self.input_shape_ or architecture != self.architecture_:
-            raise ValueError(
-                f"warm_start can only go on with the same architecture: expected {self.architecture_} on samples of "
-                f"shape {self.input_shape_}, got {architecture} on {X.shape[1:]}."
-            )
-
-    def _check_backbone(self, resume):
-        """Raise ValueError unless what is fitted, if it is to be resumed, has a backbone as the parameters have."""
-        if resume and (self.backbone is None) != (self.backbone_ is None):
-            fitted = "without a backbone" if self.backbone_ is None else "with a backbone"
-            raise ValueError(f"Expected to go on {fitted}, as was begun, got backbone={self.backbone!r}.")
 
     def _architecture(self, n_units):
         D = auto.codeword_width(self.D, self._has_base())

@@ -1,6 +1,7 @@
-"""Whether what is fitted of a network goes together: what a file says is believed only if it does.
+"""Whether what is fitted of a network goes together, and whether a fit can go on from it.
 
-`BaseDPQ` asks before it is saved, and when it is loaded.
+`BaseDPQ` asks before it is saved, when it is loaded, as what a file says is believed only if it goes together, and when
+a fit resumes.
 """
 
 import math
@@ -9,6 +10,7 @@ from numbers import Real
 import numpy as np
 import torch
 
+from .._classes import comparable
 from .base_network import BaseNetwork
 from .network import DPQNetwork
 
@@ -36,6 +38,36 @@ def check_fitted(dpq):
     ratio = 32 * math.prod(dpq.input_shape_) / (M * math.log2(K))
     if not (isinstance(dpq.compression_ratio_, float) and math.isclose(dpq.compression_ratio_, ratio)):
         raise ValueError(f"expected compression_ratio_={ratio}, got {dpq.compression_ratio_!r:.50}.")
+
+
+def check_backbone(dpq):
+    """Raise ValueError unless a BaseDPQ was fitted with a backbone if its parameters have one, and else without."""
+    if (dpq.backbone is None) != (dpq.backbone_ is None):
+        fitted = "without a backbone" if dpq.backbone_ is None else "with a backbone"
+        raise ValueError(f"Expected to go on {fitted}, as was begun, got backbone={dpq.backbone!r}.")
+
+
+def check_same(dpq, X, classes, architecture):
+    """Raise ValueError unless a warm start of a BaseDPQ can go on from what is fitted.
+
+    Parameters
+    ----------
+    dpq : BaseDPQ
+        What is fitted.
+    X : ndarray of shape (n, ...)
+        Samples to go on with.
+    classes : ndarray of shape (n_classes,)
+        Sorted labels of these.
+    architecture : dict
+        What the parameters now say, from `network.make_architecture`.
+    """
+    if not np.array_equal(*comparable(classes, dpq.classes_)):
+        raise ValueError(f"warm_start can only go on with the same classes: expected {dpq.classes_}, got {classes}.")
+    if X.shape[1:] != dpq.input_shape_ or architecture != dpq.architecture_:
+        raise ValueError(
+            f"warm_start can only go on with the same architecture: expected {dpq.architecture_} on samples of "
+            f"shape {dpq.input_shape_}, got {architecture} on {X.shape[1:]}."
+        )
 
 
 def _is_count(value, least=1):
