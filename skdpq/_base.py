@@ -15,15 +15,14 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator, _fit_context, is_classifier
 from sklearn.callback import CallbackSupportMixin, with_callbacks
-from sklearn.utils import check_random_state, compute_class_weight
+from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.metaestimators import available_if
-from sklearn.utils.validation import check_consistent_length, check_is_fitted
+from sklearn.utils.validation import check_is_fitted
 
-from ._arrays import as_array, check_classification_targets, column_or_1d, validate_data
+from ._arrays import as_array, check_classification_targets, validate_data
 from ._atomic import changes, reads
 from ._blockwise import by_blocks, learns_by_blocks
-from ._classes import class_indices
 from ._codes import code_dtype
 from ._device import check_device
 from ._learning import auto
@@ -36,16 +35,16 @@ from ._learning.losses import SUPERVISED
 from ._learning.network import DPQNetwork, check_layer_sizes, make_architecture, restore, to_tensors
 from ._learning.projection import Directions, Projection, choose_divisors, directions_of, learn_projection
 from ._learning.samples import (
-    Samples,
-    check_labels,
+    check_shape,
     check_weights,
     classes_to_come,
     fits_in_memory,
+    given_to_validate,
     hold_out,
-    relative,
     validates,
     weigh,
     weigh_classes,
+    weigh_known,
 )
 from ._learning.step import Objective, make_step
 from ._learning.training import Learner, Settings, seeded_globally, train, train_one_pass
@@ -320,17 +319,13 @@ class BaseDPQ(CallbackSupportMixin, QuantizerMixin, BaseEstimator):
             raise ValueError(
                 'trunk_input="posterior" needs all samples: expected "auto" or "features" for partial_fit.'
             )
-        if resume and X.shape[1:] != self.input_shape_:
-            raise ValueError(f"Expected samples of shape {self.input_shape_}, got {X.shape[1:]}.")
+        if resume:
+            check_shape(X, self.input_shape_)
         _, generator = self._random()
 
         if not resume:
             self._start(X, classes)
-        class_weight = None
-        if y is not None:
-            check_labels(y, self.classes_, "y")
-            class_weight = compute_class_weight(self.class_weight, classes=self.classes_, y=self.classes_)
-        samples = weigh(X, y, sample_weight, self.classes_, class_weight)
+        samples = weigh_known(X, y, sample_weight, self.classes_, self.class_weight)
         learns = samples.weight.any()  # not where all classes of these samples have weight zero
         if not learns:
             if resume:
@@ -482,22 +477,18 @@ class BaseDPQ(CallbackSupportMixin, QuantizerMixin, BaseEstimator):
         check_device(self.device)
         return X, None if self.supervision == 0 else y, check_weights(sample_weight, X)
 
-    def _check_queries(self, X):
-        """Return samples, checked against those of `fit` in all but their shape."""
-        return validate_data(self, as_array(X), dtype="numeric", allow_nd=self.backbone_ is not None, reset=False)
+    def _check_queries(self, X, name="samples"):
+        """Return samples, checked against those of `fit`; `name` is what an error calls them."""
+        X = validate_data(self, as_array(X), dtype="numeric", allow_nd=self.backbone_ is not None, reset=False)
+        check_shape(X, self.input_shape_, name)
+        return X
 
     def _hold_out(self, samples, X_val, y_val, sample_weight_val, random_state):
         """Return samples to validate on, given or held out, and those to train on."""
         if X_val is None:
             return hold_out(samples, self.classes_, self.validation_fraction, random_state)
-        X_val = self._check_queries(X_val)
-        if X_val.shape[1:] != self.input_shape_:
-            raise ValueError(f"Expected X_val with samples of shape {self.input_shape_}, got {X_val.shape[1:]}.")
-        y_val = column_or_1d(as_array(y_val))
-        check_labels(y_val, self.classes_, "y_val")
-        check_consistent_length(X_val, y_val)
-        weight = check_weights(sample_weight_val, X_val)
-        return Samples(X_val, class_indices(self.classes_, y_val), weight, relative(weight)), samples
+        X_val = self._check_queries(X_val, "X_val with samples")
+        return given_to_validate(X_val, y_val, sample_weight_val, self.classes_), samples
 
     def _architecture(self, n_units):
         D = auto.codeword_width(self.D, self._has_base())
@@ -674,8 +665,6 @@ class BaseDPQ(CallbackSupportMixin, QuantizerMixin, BaseEstimator):
     def _compute(self, X, width, dtype):
         """Return codes of X if dtype is one of integers, else soft."""
         X = self._check_queries(X)
-        if X.shape[1:] != self.input_shape_:
-            raise ValueError(f"Expected samples of shape {self.input_shape_}, got {X.shape[1:]}.")
         device = check_device(self.device)
         parameters = {name: tensor.to(device) for name, tensor in to_tensors(self.parameters_).items()}
         backbone = self.backbone_ if device.type == "cpu" else copy.deepcopy(self.backbone_)

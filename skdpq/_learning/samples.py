@@ -10,8 +10,9 @@ import numpy as np
 import torch
 from sklearn.model_selection import train_test_split
 from sklearn.utils import compute_class_weight
+from sklearn.utils.validation import check_consistent_length
 
-from .._arrays import check_sample_weight, column_or_1d, one_at_a_time, slices_of
+from .._arrays import as_array, check_sample_weight, column_or_1d, one_at_a_time, slices_of
 from .._classes import class_indices, comparable
 
 IN_MEMORY_BYTES = 2**28  # of float32 up to which all samples are converted at once: 256 MB
@@ -144,6 +145,15 @@ def weigh_classes(X, y, sample_weight, class_weight):
     return classes, samples
 
 
+def weigh_known(X, y, sample_weight, classes, class_weight):
+    """Return the samples of positive weight, of classes that are known; as `weigh_classes`, but for "balanced"."""
+    if y is None:
+        return weigh(X, None, sample_weight, classes, None)
+    check_labels(y, classes, "y")
+    class_weight = compute_class_weight(class_weight, classes=classes, y=classes)
+    return weigh(X, y, sample_weight, classes, class_weight)
+
+
 def classes_to_come(classes, y, earlier, required):
     """Return the classes of all calls of `partial_fit`.
 
@@ -215,6 +225,43 @@ def hold_out(samples, classes, fraction, random_state):
     weight = samples.weight.copy()
     weight[rows] = 0
     return samples.take(rows), samples._replace(weight=weight).present()
+
+
+def given_to_validate(X_val, y_val, sample_weight_val, classes):
+    """Return samples that a fit is given to validate on.
+
+    Parameters
+    ----------
+    X_val : ndarray of shape (n, ...)
+        Samples.
+    y_val : array-like of shape (n,)
+        Their labels, all in `classes`.
+    sample_weight_val : array-like of shape (n,) or None
+        Their weights.
+    classes : ndarray of shape (n_classes,)
+        Sorted labels.
+
+    Returns
+    -------
+    samples : Samples
+        All of them; classes have no weights here.
+
+    Raises
+    ------
+    ValueError
+        If labels or weights are invalid, or not one for each sample.
+    """
+    y_val = column_or_1d(as_array(y_val))
+    check_labels(y_val, classes, "y_val")
+    check_consistent_length(X_val, y_val)
+    weight = check_weights(sample_weight_val, X_val)
+    return Samples(X_val, class_indices(classes, y_val), weight, relative(weight))
+
+
+def check_shape(X, shape, name="samples"):
+    """Raise ValueError unless samples, which an error calls by a name, are of a shape."""
+    if X.shape[1:] != shape:
+        raise ValueError(f"Expected {name} of shape {shape}, got {X.shape[1:]}.")
 
 
 def check_labels(y, classes, name):
