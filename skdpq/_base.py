@@ -32,7 +32,7 @@ from ._learning.fitted import FITTED_ATTRIBUTES, check_backbone, check_fitted, c
 from ._learning.inference import infer
 from ._learning.inputs import Inputs, learn_scaling, no_scaling, output_width
 from ._learning.losses import SUPERVISED
-from ._learning.network import DPQNetwork, check_layer_sizes, make_architecture, restore, to_tensors
+from ._learning.network import check_layer_sizes, draw, is_precise, make_architecture, restore, to_tensors
 from ._learning.projection import Directions, Projection, choose_divisors, directions_of, learn_projection
 from ._learning.samples import (
     check_shape,
@@ -333,7 +333,7 @@ class BaseDPQ(CallbackSupportMixin, QuantizerMixin, BaseEstimator):
             samples = weigh(X, None, sample_weight, None, None)
         self._learn_scaling(samples, resume)
         generator.manual_seed(generator.initial_seed() + (self.n_iter_ if resume else 0))
-        network = self._start_network(samples.X, generator, resume, torch.float32)
+        network = self._start_network(samples.X, generator, resume, one_pass=True)
         batches, projection = self._start_training(samples, None, network, generator)
         step = self._step(network, batches, generator, projection, distills=False)
         if resume and self.optimizer_state_ is not None:
@@ -536,21 +536,14 @@ class BaseDPQ(CallbackSupportMixin, QuantizerMixin, BaseEstimator):
         self.base_network_ = network.arrays()
         self.architecture_ = self._architecture(network.n_classes)
 
-    def _start_network(self, X, generator, resume, dtype=None):
-        """Return the network on its device: initialized, or `resume` as it was fitted."""
-        device = check_device(self.device)
+    def _start_network(self, X, generator, resume, one_pass=False):
+        """Return the network on its device: drawn, or `resume` as it was fitted."""
+        device, dropout = check_device(self.device), self._dropout(len(X))
         if resume:
-            backbone = copy.deepcopy(self.backbone_)
-            return restore(self.parameters_, self.architecture_, backbone, self._dropout(len(X))).to(device)
-        if dtype is None:
-            # A problem of one batch costs as little in float64, and is then reproducible to rounding whatever the
-            # order or multiplicity of its samples.
-            single = self.backbone is None and len(X) <= self._batch_size(len(X))
-            single &= X.dtype not in (np.float16, np.float32)
-            dtype = torch.float64 if single and device.type != "mps" else torch.float32
-        network = DPQNetwork(**self.architecture_, backbone=self.backbone_, dropout=self._dropout(len(X))).to(dtype)
-        network.initialize(generator)
-        return network.to(device)
+            return restore(self.parameters_, self.architecture_, copy.deepcopy(self.backbone_), dropout).to(device)
+        precise = self.backbone is None and not one_pass and is_precise(X, self._batch_size(len(X)), device)
+        dtype = torch.float64 if precise else torch.float32
+        return draw(self.architecture_, self.backbone_, dropout, dtype, generator).to(device)
 
     def _detach_fixed_backbone(self, n_samples, network, resume):
         """Take the backbone off the network, and return it, if its units can be computed once; else return None."""

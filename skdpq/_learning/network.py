@@ -234,6 +234,36 @@ def check_layer_sizes(sizes, name):
     return sizes
 
 
+def is_precise(X, batch_size, device):
+    """Tell whether a network learns of samples in float64.
+
+    A problem of one batch costs as little in float64, and is then reproducible to rounding whatever the order or
+    multiplicity of its samples.
+
+    Parameters
+    ----------
+    X : ndarray of shape (n, n_features)
+        Samples.
+    batch_size : int
+        How many of them a batch has at most.
+    device : torch.device
+        Where the network learns.
+
+    Returns
+    -------
+    precise : bool
+        Whether they fit into a batch, tell more than float32 does, and the device has float64.
+    """
+    return len(X) <= batch_size and X.dtype not in (np.float16, np.float32) and device.type != "mps"
+
+
+def draw(architecture, backbone, dropout, dtype, generator):
+    """Return a network whose parameters are drawn, of a type, on the CPU; the backbone, if any, becomes its own."""
+    network = DPQNetwork(**architecture, backbone=backbone, dropout=dropout).to(dtype)
+    network.initialize(generator)
+    return network
+
+
 def restore(arrays, architecture, backbone, dropout):
     """Return the network of parameters that were fitted before, which it copies, and of a backbone."""
     network = DPQNetwork(**architecture, dropout=dropout)
