@@ -48,7 +48,7 @@ from ._learning.samples import (
 )
 from ._learning.step import Objective, make_step
 from ._learning.training import Learner, Settings, seeded_globally, train, train_one_pass
-from ._learning.user_code import units_of
+from ._learning.user_code import fitted_units
 from ._progress import FitCallbacks, printed_blocks, printed_stage
 from ._quantizer import QuantizerMixin, class_posterior, compression_ratio, normalize_parts
 from ._search.tables import lut_classification
@@ -660,9 +660,7 @@ class BaseDPQ(CallbackSupportMixin, QuantizerMixin, BaseEstimator):
         X = self._check_queries(X)
         device = check_device(self.device)
         parameters = {name: tensor.to(device) for name, tensor in to_tensors(self.parameters_).items()}
-        backbone = self.backbone_ if device.type == "cpu" else copy.deepcopy(self.backbone_)
-        if backbone is not None:
-            backbone = partial(units_of, backbone.to(device).eval(), n_units=self.architecture_["n_units"])
+        backbone = fitted_units(self.backbone_, self.architecture_["n_units"], device)
         to_tensor = self._inputs().tensor
         result = np.empty((len(X), width), dtype)
         for rows in printed_blocks(len(X), self._valid("verbose")):

@@ -1,10 +1,11 @@
 """Code of users that training runs, a backbone and an augmentation: what it returns is checked at each call.
 
-The network, `inference`, `Inputs` and `Projection` ask for the units of a backbone, `training` for an augmented batch,
-and files for the state of a backbone.
+The network, `BaseDPQ` for `inference`, `Inputs` and `Projection` ask for the units of a backbone, `training` for an
+augmented batch, and files for the state of a backbone.
 """
 
 import copy
+from functools import partial
 
 import numpy as np
 import torch
@@ -46,6 +47,29 @@ def units_of(backbone, x, n_units=None):
     if units.dtype != x.dtype:
         raise ValueError(f"Expected a backbone that returns {x.dtype}, the dtype of its input, got {units.dtype}.")
     return units
+
+
+def fitted_units(backbone, n_units, device):
+    """Return what computes the units of a batch as they were fitted.
+
+    Parameters
+    ----------
+    backbone : Module or None
+        The fitted backbone, on the CPU, where it stays.
+    n_units : int
+        Number of units.
+    device : torch.device
+        Where to compute them.
+
+    Returns
+    -------
+    units : callable or None
+        Takes a batch on that device; None without a backbone.
+    """
+    if backbone is None:
+        return None
+    backbone = backbone if device.type == "cpu" else copy.deepcopy(backbone)
+    return partial(units_of, backbone.to(device).eval(), n_units=n_units)
 
 
 def check_finite(units):
