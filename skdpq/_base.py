@@ -33,7 +33,7 @@ from ._learning.inference import infer
 from ._learning.inputs import Inputs, learn_scaling, no_scaling, output_width
 from ._learning.losses import SUPERVISED
 from ._learning.network import check_layer_sizes, draw, is_precise, make_architecture, restore, to_tensors
-from ._learning.projection import Directions, Projection, choose_divisors, directions_of, learn_projection
+from ._learning.projection import Projection, directions_of, fit_projection, no_projection
 from ._learning.samples import (
     check_shape,
     check_weights,
@@ -510,19 +510,21 @@ class BaseDPQ(CallbackSupportMixin, QuantizerMixin, BaseEstimator):
         self.classes_ = classes
         self.input_shape_ = X.shape[1:]
         self.backbone_ = copy.deepcopy(self.backbone)
-        self.projection_ = self.projection_bias_ = self.projection_scale_ = self.base_network_ = None
+        self.base_network_ = None
+        vars(self).update(no_projection())
         n_units = X.shape[1] if self.backbone is None else output_width(self.backbone_, X)
         self.architecture_ = self._architecture(n_units)
 
     def _learn_scaling(self, samples, resume=False):
         """Learn mean and standard deviation of the features, or `resume` to refine them; not with a backbone."""
         if self.backbone is None:
-            earlier = {name: getattr(self, name) for name in no_scaling()} if resume else None
-            scaling = learn_scaling(samples.X, samples.sample_weight, earlier)
+            learned = learn_scaling(samples.X, samples.sample_weight, self._scaling() if resume else None)
         else:
-            scaling = no_scaling()
-        for name, value in scaling.items():
-            setattr(self, name, value)
+            learned = no_scaling()
+        vars(self).update(learned)
+
+    def _scaling(self):
+        return {name: getattr(self, name) for name in no_scaling()}
 
     def _unchanged_features(self):
         """Return whether training sees features as they are, and learns nothing but their labels."""
@@ -594,16 +596,12 @@ class BaseDPQ(CallbackSupportMixin, QuantizerMixin, BaseEstimator):
         inputs, dtype, device = self._placement(network)
         # as it is before training, which stays in here
         backbone = None if network.backbone is None else copy.deepcopy(self.backbone).to(device).eval()
-        scaling = {name: getattr(self, name) for name in no_scaling()}
         if self.projection_ is None:
             M, _, D = network.codebooks.shape
             blocks = partial(inputs._replace(backbone=backbone).blocks, samples, dtype, device)
-            self.projection_scale_ = choose_divisors(scaling)
-            directions = directions_of(scaling, self.projection_scale_)
-            self.projection_, self.projection_bias_ = learn_projection(blocks, directions, M, D, generator)
-        arrays = self.projection_, self.projection_bias_, *directions_of(scaling, self.projection_scale_)
-        weight, bias, *directions = (torch.from_numpy(a).to(dtype).to(device) for a in arrays)
-        return Projection(weight, bias, Directions(*directions), backbone)
+            vars(self).update(fit_projection(blocks, self._scaling(), M, D, generator))
+        directions = directions_of(self._scaling(), self.projection_scale_)
+        return Projection.of_arrays(self.projection_, self.projection_bias_, directions, backbone, dtype, device)
 
     def _supervision(self, network):
         return 0 if network.classifier is None else self.supervision

@@ -20,6 +20,7 @@ _MAX_PRODUCTS_VALUES = 2**25  # of all samples at a time: 256 MB
 _NO_VARIANCE = 2.0**-40  # of the largest variance; what has less is rounding
 _TIED = 1e-9  # variances that differ by less than this share of the largest are equal
 _OVERSAMPLED, _ITERATIONS = 10, 6  # of the randomized decomposition
+_FITTED = ("projection_", "projection_bias_", "projection_scale_")
 
 
 class Directions(NamedTuple):
@@ -90,11 +91,43 @@ class Projection:
         self.weight, self.bias, self.directions = weight, bias, directions
         self.backbone = backbone
 
+    @classmethod
+    def of_arrays(cls, weight, bias, directions, backbone, dtype, device):
+        """Return one of arrays, its tensors of a type and on a device; a backbone is there already."""
+        arrays = weight, bias, *directions
+        weight, bias, *directions = (torch.from_numpy(array).to(dtype).to(device) for array in arrays)
+        return cls(weight, bias, Directions(*directions), backbone)
+
     @torch.no_grad()
     def __call__(self, x):
         """Return the target (B, M * D) of a batch."""
         units = x if self.backbone is None else units_of(self.backbone, x, len(self.weight))
         return torch.addmm(self.bias, self.directions(units), self.weight)
+
+
+def fit_projection(blocks, scaling, M, D, generator):
+    """Learn a projection of standardized features, or of units that are taken as they are.
+
+    Parameters
+    ----------
+    blocks, M, D, generator
+        As for `learn_projection`.
+    scaling : dict
+        From `inputs.learn_scaling` or `inputs.no_scaling`.
+
+    Returns
+    -------
+    learned : dict
+        ``projection_``, ``projection_bias_`` and ``projection_scale_``: weight, bias and the divisors of features.
+    """
+    divisors = choose_divisors(scaling)
+    weight, bias = learn_projection(blocks, directions_of(scaling, divisors), M, D, generator)
+    return dict(zip(_FITTED, (weight, bias, divisors), strict=True))
+
+
+def no_projection():
+    """Return what `fit_projection` returns, where there is none yet."""
+    return dict.fromkeys(_FITTED)
 
 
 def learn_projection(blocks, directions, M, D, generator):
