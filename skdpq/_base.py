@@ -246,23 +246,21 @@ class BaseDPQ(CallbackSupportMixin, QuantizerMixin, BaseEstimator):
         callbacks = FitCallbacks(self, network, samples, classes[samples.y] if len(classes) else None)
         backbone = self._detach_fixed_backbone(len(kept.X), network, resume)
         callbacks.backbone = backbone
-        batches, projection = self._start_training(kept, backbone, network, generator)
+        kept = self._with_units(kept, backbone, network)
+        learner = self._start_learner(kept, network, generator, distills=self._has_base())
         if held_out is not None:
             held_out = self._with_units(held_out, backbone, network).tensors(*self._placement(network))
 
-        n_epochs = auto.n_epochs(self.max_iter, batches.n_batches, self._has_base())
-        seeded = self._seeded(generator, network)
-        step = self._step(network, batches, generator, projection, distills=self._has_base())
-        with callbacks.begin(n_epochs), seeded, surely(step.stop), step:
-            settings = Settings(
-                learning_rate=self.learning_rate,
-                max_iter=n_epochs,
-                tol=self.tol,
-                n_iter_no_change=int(self.n_iter_no_change),
-                verbose=bool(self.verbose),
-                warn=self.max_iter != "auto",
-            )
-            learner = Learner(network, batches, step, self._loss_weights(network), self.augment, generator)
+        n_epochs = auto.n_epochs(self.max_iter, learner.batches.n_batches, self._has_base())
+        settings = Settings(
+            learning_rate=self.learning_rate,
+            max_iter=n_epochs,
+            tol=self.tol,
+            n_iter_no_change=int(self.n_iter_no_change),
+            verbose=bool(self.verbose),
+            warn=self.max_iter != "auto",
+        )
+        with callbacks.begin(n_epochs), self._seeded(generator, network), surely(learner.step.stop), learner.step:
             curve, scores = train(learner, settings, held_out, callbacks)
         if backbone is not None:
             network.backbone = backbone
@@ -334,16 +332,14 @@ class BaseDPQ(CallbackSupportMixin, QuantizerMixin, BaseEstimator):
         self._learn_scaling(samples, resume)
         generator.manual_seed(generator.initial_seed() + (self.n_iter_ if resume else 0))
         network = self._start_network(samples.X, generator, resume, one_pass=True)
-        batches, projection = self._start_training(samples, None, network, generator)
-        step = self._step(network, batches, generator, projection, distills=False)
+        learner = self._start_learner(samples, network, generator, distills=False)
         if resume and self.optimizer_state_ is not None:
-            step.state = self.optimizer_state_
+            learner.step.state = self.optimizer_state_
 
-        with self._seeded(generator, network), surely(step.stop), step:
-            learner = Learner(network, batches, step, self._loss_weights(network), self.augment, generator)
+        with self._seeded(generator, network), surely(learner.step.stop), learner.step:
             terms = train_one_pass(learner, self.learning_rate) if learns else {"loss": None}
         curve = {name: [value] if learns else [] for name, value in terms.items()}
-        self._store(network, curve, resume, optimizer_state=step.state)
+        self._store(network, curve, resume, optimizer_state=learner.step.state)
         return self
 
     @by_blocks
@@ -556,23 +552,16 @@ class BaseDPQ(CallbackSupportMixin, QuantizerMixin, BaseEstimator):
         fixed, network.backbone = network.backbone, None
         return fixed
 
-    def _start_training(self, samples, backbone, network, generator):
-        """Return the batches of samples, or of the units of a fixed backbone, and what projects their features."""
-        samples = self._with_units(samples, backbone, network)
+    def _start_learner(self, samples, network, generator, distills):
+        """Return what learns from samples; `distills` tells whether from their posterior, instead of from labels."""
         projection = self._start_projection(samples, network, generator)
-        batch_size = self._batch_size(len(samples.X))
-        return make_batches(samples, batch_size, *self._placement(network)), projection
-
-    def _step(self, network, batches, generator, projection, *, distills):
-        """Return the training step; `distills` tells whether the posterior is learned from, instead of labels."""
+        batches = make_batches(samples, self._batch_size(len(samples.X)), *self._placement(network))
         smoothing = auto.label_smoothing(self.label_smoothing, distills)
-        return self._make_step(
-            network,
-            Objective(self._loss_weights(network), smoothing, projection, distills),
-            weight_decay=self.weight_decay,
-            batch_size=min(self._batch_size(len(batches)), len(batches)),
-            generator=generator,
-        )
+        objective = Objective(self._loss_weights(network), smoothing, projection, distills)
+        n_most = min(self._batch_size(len(batches)), len(batches))
+        how = {"weight_decay": self.weight_decay, "batch_size": n_most, "generator": generator}
+        step = self._make_step(network, objective, **how)
+        return Learner(network, batches, step, objective.loss_weights, self.augment, generator)
 
     def _with_units(self, samples, backbone, network):
         """Return samples with the units of a fixed backbone in the place of X; without one, as they are."""
