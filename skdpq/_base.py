@@ -38,7 +38,6 @@ from ._learning.samples import (
     check_shape,
     check_weights,
     classes_to_come,
-    fits_in_memory,
     given_to_validate,
     hold_out,
     validates,
@@ -244,8 +243,9 @@ class BaseDPQ(CallbackSupportMixin, QuantizerMixin, BaseEstimator):
             self._learn_base_network(kept, generator)
         network = self._start_network(samples.X, generator, resume)
         callbacks = FitCallbacks(self, network, samples, classes[samples.y] if len(classes) else None)
-        backbone = self._detach_fixed_backbone(len(kept.X), network, resume)
-        callbacks.backbone = backbone
+        # Units of what is augmented change; and once resumed, a backbone may no longer be what is to be preserved.
+        changes = self.augment is not None or (resume and self._supervision(network) < 1)
+        backbone = callbacks.backbone = None if changes else network.take_fixed_backbone(len(kept.X))
         kept = self._with_units(kept, backbone, network)
         learner = self._start_learner(kept, network, generator, distills=self._has_base())
         if held_out is not None:
@@ -542,15 +542,6 @@ class BaseDPQ(CallbackSupportMixin, QuantizerMixin, BaseEstimator):
         precise = self.backbone is None and not one_pass and is_precise(X, self._batch_size(len(X)), device)
         dtype = torch.float64 if precise else torch.float32
         return draw(self.architecture_, self.backbone_, dropout, dtype, generator).to(device)
-
-    def _detach_fixed_backbone(self, n_samples, network, resume):
-        """Take the backbone off the network, and return it, if its units can be computed once; else return None."""
-        # Once resumed, it may no longer be what is to be preserved.
-        changes = self.augment is not None or (resume and self._supervision(network) < 1)
-        if changes or network.trains_backbone() or not fits_in_memory(n_samples * network.n_units):
-            return None
-        fixed, network.backbone = network.backbone, None
-        return fixed
 
     def _start_learner(self, samples, network, generator, distills):
         """Return what learns from samples; `distills` tells whether from their posterior, instead of from labels."""

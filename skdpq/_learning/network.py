@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from .samples import fits_in_memory
 from .user_code import units_of
 
 
@@ -134,6 +135,13 @@ class DPQNetwork(nn.Module):
     def trains_backbone(self):
         """Return whether there is a backbone with a parameter to train."""
         return self.backbone is not None and any(p.requires_grad for p in self.backbone.parameters())
+
+    def take_fixed_backbone(self, n_samples):
+        """Take the backbone off and return it, if units of so many samples can be computed once; else return None."""
+        if self.trains_backbone() or not fits_in_memory(n_samples * self.n_units):
+            return None
+        backbone, self.backbone = self.backbone, None
+        return backbone
 
     def train(self, mode=True):
         """Switch between training and evaluation; a backbone without trainable parameters stays in evaluation mode."""
