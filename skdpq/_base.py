@@ -507,17 +507,15 @@ class BaseDPQ(CallbackSupportMixin, QuantizerMixin, BaseEstimator):
         self.input_shape_ = X.shape[1:]
         self.backbone_ = copy.deepcopy(self.backbone)
         self.base_network_ = None
-        vars(self).update(no_projection())
+        vars(self).update(no_scaling() | no_projection())
         n_units = X.shape[1] if self.backbone is None else output_width(self.backbone_, X)
         self.architecture_ = self._architecture(n_units)
 
     def _learn_scaling(self, samples, resume=False):
         """Learn mean and standard deviation of the features, or `resume` to refine them; not with a backbone."""
         if self.backbone is None:
-            learned = learn_scaling(samples.X, samples.sample_weight, self._scaling() if resume else None)
-        else:
-            learned = no_scaling()
-        vars(self).update(learned)
+            earlier = self._scaling() if resume else None
+            vars(self).update(learn_scaling(samples.X, samples.sample_weight, earlier))
 
     def _scaling(self):
         return {name: getattr(self, name) for name in no_scaling()}
