@@ -15,7 +15,6 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator, _fit_context, is_classifier
 from sklearn.callback import CallbackSupportMixin, with_callbacks
-from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted
@@ -46,7 +45,7 @@ from ._learning.samples import (
     weigh_known,
 )
 from ._learning.step import Objective, make_step
-from ._learning.training import Learner, Settings, seeded_globally, train, train_one_pass
+from ._learning.training import Learner, Settings, generators, seeded_globally, train, train_one_pass
 from ._learning.user_code import fitted_units
 from ._progress import FitCallbacks, printed_blocks, printed_stage
 from ._quantizer import QuantizerMixin, class_posterior, compression_ratio, normalize_parts
@@ -229,7 +228,7 @@ class BaseDPQ(CallbackSupportMixin, QuantizerMixin, BaseEstimator):
         X, y, sample_weight = self._check_samples(X, y, sample_weight, reset=True)
         validate = validates(self.early_stopping, X_val, y_val, y, self.supervision)
         classes, samples = weigh_classes(X, y, sample_weight, self.class_weight)
-        random_state, generator = self._random()
+        random_state, generator = generators(self.random_state)
 
         if resume:
             check_same(self, samples.X, classes, self._architecture(self.architecture_["n_units"]))
@@ -319,7 +318,7 @@ class BaseDPQ(CallbackSupportMixin, QuantizerMixin, BaseEstimator):
             )
         if resume:
             check_shape(X, self.input_shape_)
-        _, generator = self._random()
+        _, generator = generators(self.random_state)
 
         if not resume:
             self._start(X, classes)
@@ -490,11 +489,6 @@ class BaseDPQ(CallbackSupportMixin, QuantizerMixin, BaseEstimator):
         D = auto.codeword_width(self.D, self._has_base())
         trunk = auto.hidden_layer_sizes(self.hidden_layer_sizes, self._has_base())
         return make_architecture(n_units, len(self.classes_), self.M, self.K, D, trunk, self.part_layer_sizes)
-
-    def _random(self):
-        """Return the generators of NumPy, which splits, and of torch, which draws all else."""
-        random_state = check_random_state(self.random_state)
-        return random_state, torch.Generator().manual_seed(int(random_state.randint(2**31 - 1)))
 
     def _seeded(self, generator, network):
         """Seed torch's global generator for code of the user, which knows no other; put it back after the block."""

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import torch
 from sklearn.exceptions import ConvergenceWarning
+from sklearn.utils import check_random_state
 
 from .._threads import lock_of
 from .losses import TERMS
@@ -325,6 +326,12 @@ def accuracy(network, X, y, weight, batch_size=1024):
     network.eval()
     correct = torch.cat([network.classifier(network(x).hard).argmax(1) for x in X.split(batch_size)]) == y
     return float((weight * correct).sum() / weight.sum())
+
+
+def generators(random_state):
+    """Return the generators of NumPy, which splits samples, and of torch, which draws all else, by a `random_state`."""
+    random_state = check_random_state(random_state)
+    return random_state, torch.Generator().manual_seed(int(random_state.randint(2**31 - 1)))
 
 
 @contextmanager
