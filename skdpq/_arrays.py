@@ -35,6 +35,12 @@ def as_array(X):
     return (X if known else X.float()).numpy(force=True)
 
 
+def check_shape(X, shape, name="samples"):
+    """Raise ValueError unless samples, which an error calls by a name, are of a shape."""
+    if X.shape[1:] != shape:
+        raise ValueError(f"Expected {name} of shape {shape}, got {X.shape[1:]}.")
+
+
 def is_lazy(X):
     """Tell whether X is an array, a frame or a series of dask, which has its values elsewhere, or nowhere yet."""
     return type(X).__module__.startswith("dask.")

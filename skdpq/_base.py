@@ -19,7 +19,7 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted
 
-from ._arrays import as_array, check_classification_targets, validate_data
+from ._arrays import as_array, check_classification_targets, check_shape, validate_data
 from ._atomic import changes, reads
 from ._blockwise import by_blocks, learns_by_blocks
 from ._codes import code_dtype
@@ -33,17 +33,7 @@ from ._learning.inputs import Inputs, learn_scaling, no_scaling, output_width
 from ._learning.losses import SUPERVISED
 from ._learning.network import check_layer_sizes, draw, is_precise, make_architecture, restore, to_tensors
 from ._learning.projection import Projection, directions_of, fit_projection, no_projection
-from ._learning.samples import (
-    check_shape,
-    check_weights,
-    classes_to_come,
-    given_to_validate,
-    hold_out,
-    validates,
-    weigh,
-    weigh_classes,
-    weigh_known,
-)
+from ._learning.samples import check_weights, classes_to_come, hold_out, to_validate, validates, weigh_all, weigh_known
 from ._learning.step import Objective, make_step
 from ._learning.training import Learner, Settings, generators, seeded_globally, train, train_one_pass
 from ._learning.user_code import fitted_units
@@ -227,7 +217,7 @@ class BaseDPQ(CallbackSupportMixin, QuantizerMixin, BaseEstimator):
             check_backbone(self)
         X, y, sample_weight = self._check_samples(X, y, sample_weight, reset=True)
         validate = validates(self.early_stopping, X_val, y_val, y, self.supervision)
-        classes, samples = weigh_classes(X, y, sample_weight, self.class_weight)
+        classes, samples = weigh_all(X, y, sample_weight, self.class_weight)
         random_state, generator = generators(self.random_state)
 
         if resume:
@@ -243,8 +233,8 @@ class BaseDPQ(CallbackSupportMixin, QuantizerMixin, BaseEstimator):
         network = self._start_network(samples.X, generator, resume)
         callbacks = FitCallbacks(self, network, samples, classes[samples.y] if len(classes) else None)
         # Units of what is augmented change; and once resumed, a backbone may no longer be what is to be preserved.
-        changes = self.augment is not None or (resume and self._supervision(network) < 1)
-        backbone = callbacks.backbone = None if changes else network.take_fixed_backbone(len(kept.X))
+        varies = self.augment is not None or (resume and self._supervision(network) < 1)
+        backbone = callbacks.backbone = None if varies else network.take_fixed_backbone(len(kept.X))
         kept = self._with_units(kept, backbone, network)
         learner = self._start_learner(kept, network, generator, distills=self._has_base())
         if held_out is not None:
@@ -327,7 +317,7 @@ class BaseDPQ(CallbackSupportMixin, QuantizerMixin, BaseEstimator):
         if not learns:
             if resume:
                 return self
-            samples = weigh(X, None, sample_weight, None, None)
+            samples = weigh_known(X, None, sample_weight, classes, None)
         self._learn_scaling(samples, resume)
         generator.manual_seed(generator.initial_seed() + (self.n_iter_ if resume else 0))
         network = self._start_network(samples.X, generator, resume, one_pass=True)
@@ -483,7 +473,7 @@ class BaseDPQ(CallbackSupportMixin, QuantizerMixin, BaseEstimator):
         if X_val is None:
             return hold_out(samples, self.classes_, self.validation_fraction, random_state)
         X_val = self._check_queries(X_val, "X_val with samples")
-        return given_to_validate(X_val, y_val, sample_weight_val, self.classes_), samples
+        return to_validate(X_val, y_val, sample_weight_val, self.classes_), samples
 
     def _architecture(self, n_units):
         D = auto.codeword_width(self.D, self._has_base())

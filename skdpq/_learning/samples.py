@@ -104,7 +104,7 @@ def weigh(X, y, sample_weight, classes, class_weight):
     return Samples(X, y, sample_weight, weight).present()
 
 
-def weigh_classes(X, y, sample_weight, class_weight):
+def weigh_all(X, y, sample_weight, class_weight):
     """Return the classes of labels, and the samples of positive weight.
 
     Parameters
@@ -146,7 +146,7 @@ def weigh_classes(X, y, sample_weight, class_weight):
 
 
 def weigh_known(X, y, sample_weight, classes, class_weight):
-    """Return the samples of positive weight, of classes that are known; as `weigh_classes`, but for "balanced"."""
+    """Return the samples of positive weight, of classes that are known; as `weigh_all`, but for "balanced"."""
     if y is None:
         return weigh(X, None, sample_weight, classes, None)
     check_labels(y, classes, "y")
@@ -227,7 +227,7 @@ def hold_out(samples, classes, fraction, random_state):
     return samples.take(rows), samples._replace(weight=weight).present()
 
 
-def given_to_validate(X_val, y_val, sample_weight_val, classes):
+def to_validate(X_val, y_val, sample_weight_val, classes):
     """Return samples that a fit is given to validate on.
 
     Parameters
@@ -256,12 +256,6 @@ def given_to_validate(X_val, y_val, sample_weight_val, classes):
     check_consistent_length(X_val, y_val)
     weight = check_weights(sample_weight_val, X_val)
     return Samples(X_val, class_indices(classes, y_val), weight, relative(weight))
-
-
-def check_shape(X, shape, name="samples"):
-    """Raise ValueError unless samples, which an error calls by a name, are of a shape."""
-    if X.shape[1:] != shape:
-        raise ValueError(f"Expected {name} of shape {shape}, got {X.shape[1:]}.")
 
 
 def check_labels(y, classes, name):
