@@ -235,8 +235,7 @@ class BaseDPQ(CallbackSupportMixin, QuantizerMixin, BaseEstimator):
         # Units of what is augmented change; and once resumed, a backbone may no longer be what is to be preserved.
         varies = self.augment is not None or (resume and self._supervision(network) < 1)
         backbone = callbacks.backbone = None if varies else network.take_fixed_backbone(len(kept.X))
-        kept = self._with_units(kept, backbone, network)
-        learner = self._start_learner(kept, network, generator, distills=self._has_base())
+        learner = self._start_learner(kept, network, generator, distills=self._has_base(), backbone=backbone)
         if held_out is not None:
             held_out = self._with_units(held_out, backbone, network).tensors(*self._placement(network))
 
@@ -302,16 +301,13 @@ class BaseDPQ(CallbackSupportMixin, QuantizerMixin, BaseEstimator):
             raise ValueError('class_weight="balanced" needs all samples: expected a dict or None for partial_fit.')
         earlier = self.classes_ if resume else None
         classes = classes_to_come(classes, y, earlier, required=is_classifier(self))
-        if self.trunk_input == "posterior" and not resume:
-            raise ValueError(
-                'trunk_input="posterior" needs all samples: expected "auto" or "features" for partial_fit.'
-            )
         if resume:
             check_shape(X, self.input_shape_)
+        else:
+            auto.check_one_pass(self.trunk_input)
+            self._start(X, classes)
         _, generator = generators(self.random_state)
 
-        if not resume:
-            self._start(X, classes)
         samples = weigh_known(X, y, sample_weight, self.classes_, self.class_weight)
         learns = samples.weight.any()  # not where all classes of these samples have weight zero
         if not learns:
@@ -443,13 +439,9 @@ class BaseDPQ(CallbackSupportMixin, QuantizerMixin, BaseEstimator):
 
     def _check_samples(self, X, y, sample_weight, reset):
         """Return the data, checked; y is None where nothing is supervised."""
-        learns_projection = reset and (y is None or self.supervision < 1)  # to components, which one sample has not
-        checks = {
-            "dtype": "numeric",
-            "allow_nd": self.backbone is not None,
-            "reset": reset,
-            "ensure_min_samples": 2 if learns_projection else 1,
-        }
+        checks = {"dtype": "numeric", "allow_nd": self.backbone is not None, "reset": reset}
+        # A projection is learned from components, which one sample has not.
+        checks["ensure_min_samples"] = 2 if reset and (y is None or self.supervision < 1) else 1
         X, y = as_array(X), as_array(y)
         if y is None:
             X = validate_data(self, X, y, **checks)
@@ -525,15 +517,17 @@ class BaseDPQ(CallbackSupportMixin, QuantizerMixin, BaseEstimator):
         dtype = torch.float64 if precise else torch.float32
         return draw(self.architecture_, self.backbone_, dropout, dtype, generator).to(device)
 
-    def _start_learner(self, samples, network, generator, distills):
-        """Return what learns from samples; `distills` tells whether from their posterior, instead of from labels."""
+    def _start_learner(self, samples, network, generator, distills, backbone=None):
+        """Return what learns from samples, or from units of a fixed backbone; by their posterior if it `distills`."""
+        samples = self._with_units(samples, backbone, network)
         projection = self._start_projection(samples, network, generator)
         batches = make_batches(samples, self._batch_size(len(samples.X)), *self._placement(network))
         smoothing = auto.label_smoothing(self.label_smoothing, distills)
         objective = Objective(self._loss_weights(network), smoothing, projection, distills)
         n_most = min(self._batch_size(len(batches)), len(batches))
-        how = {"weight_decay": self.weight_decay, "batch_size": n_most, "generator": generator}
-        step = self._make_step(network, objective, **how)
+        step = self._make_step(
+            network, objective, weight_decay=self.weight_decay, batch_size=n_most, generator=generator
+        )
         return Learner(network, batches, step, objective.loss_weights, self.augment, generator)
 
     def _with_units(self, samples, backbone, network):

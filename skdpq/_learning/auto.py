@@ -71,6 +71,12 @@ def label_smoothing(smoothing, distills):
     return 0.0 if distills else _SMOOTHING
 
 
+def check_one_pass(trunk_input):
+    """Raise ValueError if the trunk is to read a posterior, which some of the samples do not give."""
+    if trunk_input == "posterior":
+        raise ValueError('trunk_input="posterior" needs all samples: expected "auto" or "features" for partial_fit.')
+
+
 def reads_posterior(trunk_input, n_classes, possible):
     """Tell whether the trunk reads the class posterior instead of the features.
 
