@@ -1,7 +1,6 @@
 """DPQNeighbors: neighbour search over codes, with the face of scikit-learn's NearestNeighbors."""
 
 from collections.abc import Iterator
-from contextlib import nullcontext
 from numbers import Integral, Real
 from typing import Any, Literal, Self, overload
 
@@ -11,8 +10,7 @@ from scipy.sparse import csr_array, csr_matrix, issparse
 from sklearn import get_config
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin, _fit_context, clone
 from sklearn.callback import CallbackSupportMixin, with_callbacks
-from sklearn.frozen import FrozenEstimator
-from sklearn.utils import Bunch, _safe_indexing
+from sklearn.utils import _safe_indexing
 from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
 from sklearn.utils.metadata_routing import MetadataRouter, MethodMapping, process_routing
 from sklearn.utils.validation import _num_samples, check_is_fitted
@@ -20,13 +18,21 @@ from sklearn.utils.validation import _num_samples, check_is_fitted
 from ._arrays import as_array, check_array, validate_data
 from ._atomic import StateMixin, changes, reads, snapshot
 from ._codes import check_codes
+from ._database_quantizer import (
+    check_frozen,
+    check_metric,
+    choose_quantizer,
+    encode_in_task,
+    fit_in_task,
+    take_quantizer,
+)
 from ._device import TorchDevice, search_device
 from ._doc_links import DocLinksMixin
 from ._items import Items, check_ids
 from ._names import Names
 from ._nearest_neighbors import check_mode, check_n_neighbors, check_radius, make_graph
 from ._progress import fit_task, printed_stage
-from ._quantizer import blocks_of, check_classifies, check_same, classifier_of, represent, trained_codebooks
+from ._quantizer import blocks_of, check_same, classifier_of, represent, trained_codebooks
 from ._search.index import CodeIndex
 from ._search.results import split_results
 from ._search.scan_numba import query_blocks
@@ -227,7 +233,9 @@ class DPQNeighbors(
             check_ids(ids, _num_samples(X))
         self.quantizer_ = clone(choose_quantizer(self, y))
         with printed_stage("Fitting the quantizer", self.verbose), fit_task(context, "fit quantizer", **data) as task:
-            self._fit_quantizer(X, y, fit_params, task)
+            routed = get_config()["enable_metadata_routing"]
+            params = process_routing(self, "fit", **fit_params).quantizer.fit if routed else fit_params
+            fit_in_task(self.quantizer_, X, y, params, task)
         quantizer = snapshot(self.quantizer_)  # a frozen one can be changed meanwhile
         self._index_of(CodeIndex(quantizer.codebooks_), quantizer)  # raises where it does not classify
         # No callback, no blocks: the quantizer encodes X as it likes to.
@@ -236,7 +244,7 @@ class DPQNeighbors(
         blocks = blocks if len(blocks) > 1 else []
         encoding = fit_task(context, "encode", max_subtasks=len(blocks), **data)
         with printed_stage("Encoding", self.verbose), encoding as task:
-            codes = self._encode(quantizer, X, blocks, task, data)
+            codes = encode_in_task(quantizer, X, blocks, task, data)
         # All codes at once, as adding them in blocks would sort them again and again, and leave several segments to
         # search. None: how long that takes is not known, which ProgressBar shows too.
         indexing = fit_task(context, "index", max_subtasks=None if blocks else 0, **data)
@@ -271,17 +279,8 @@ class DPQNeighbors(
         """
         self._validate_params()
         search_device(self.device)
-        if not isinstance(self.quantizer, FrozenEstimator):
-            raise ValueError(
-                "fit_codes needs a fitted quantizer: expected quantizer=FrozenEstimator(<fitted quantizer>), "
-                f"got {self.quantizer!r}."
-            )
-        check_is_fitted(self.quantizer)
-        self.quantizer_ = self.quantizer
-        for name in ("n_features_in_", "feature_names_in_"):
-            self.__dict__.pop(name, None)
-            if hasattr(self.quantizer_, name):
-                setattr(self, name, getattr(self.quantizer_, name))
+        check_frozen(self.quantizer)
+        take_quantizer(self, self.quantizer)
         quantizer = snapshot(self.quantizer_)
         self._index_of(CodeIndex(quantizer.codebooks_), quantizer)  # raises where it has to classify and does not
         self._keep(Items(CodeIndex(trained_codebooks(quantizer))).add(codes, y, ids))
@@ -874,24 +873,6 @@ class DPQNeighbors(
     def _n_features_out(self):
         return self.n_samples_fit_
 
-    def _fit_quantizer(self, X, y, fit_params, task):
-        if get_config()["enable_metadata_routing"]:
-            params = process_routing(self, "fit", **fit_params).quantizer.fit
-        else:
-            params = Bunch(**fit_params)
-        supports_callbacks = hasattr(self.quantizer_, "set_callbacks")
-        with task.propagate_callback_context(self.quantizer_) if supports_callbacks else nullcontext():
-            self.quantizer_.fit(X, y, **params)
-
-    @staticmethod
-    def _encode(quantizer, X, blocks, task, data):
-        """Return the codes of X, block by block where there are blocks."""
-        codes = []
-        for block in blocks:
-            with fit_task(task, "block", **data):
-                codes.append(represent(quantizer, "encode", _safe_indexing(X, block)))
-        return np.concatenate(codes) if codes else represent(quantizer, "encode", X)
-
     def _items(self):
         check_is_fitted(self, "index_")
         return Items(self.index_, self.names_, getattr(self, "classes_", None), getattr(self, "labels_", None))
@@ -1004,26 +985,3 @@ class DPQNeighbors(
 # As the outermost, so that what is transformed is what was fitted.
 DPQNeighbors.transform = reads(DPQNeighbors.transform)  # type: ignore[method-assign]
 DPQNeighbors.fit_transform = changes(DPQNeighbors.fit_transform)  # type: ignore[method-assign]
-
-
-def choose_quantizer(neighbors, y):
-    """Return the quantizer of a database: the one that it was given, else one by whether there are labels."""
-    if neighbors.quantizer is not None:
-        return neighbors.quantizer
-    if y is None:
-        return ProductQuantizer(random_state=neighbors.random_state)
-    from .transformer import DPQTransformer  # imports torch, which searching does without
-
-    return DPQTransformer(random_state=neighbors.random_state, verbose=neighbors.verbose)
-
-
-def check_metric(neighbors, y):
-    """Raise ValueError if it can be told before the quantizer is fitted that it will not classify codes."""
-    if neighbors.metric == "relevance" and not isinstance(neighbors.quantizer, FrozenEstimator):
-        if y is None:
-            raise ValueError(
-                'metric="relevance" needs labels: expected y, or quantizer=FrozenEstimator(<fitted quantizer that '
-                f"classifies codes>), got y=None and quantizer={neighbors.quantizer!r}."
-            )
-        if neighbors.quantizer is not None:
-            check_classifies(neighbors.quantizer)

@@ -3,6 +3,7 @@
 import os
 from os import PathLike
 
+from .._database_quantizer import take_quantizer
 from ._cluster import get_client, results, submit
 from ._neighbors import DPQNeighbors
 from ._storage import SHARED, look_into, open_folder, spread
@@ -78,6 +79,6 @@ def load(
         neighbors.set_params(**manifest.parameters).set_params(replicas=replicas)
         neighbors._validate_params()
         shards = open_folder(client, path, manifest, shell, replicas, mmap, verify)
-    neighbors._take_quantizer(shell.quantizer_)
+    take_quantizer(neighbors, shell.quantizer_)
     neighbors.shards_ = shards
     return neighbors

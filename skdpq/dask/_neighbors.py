@@ -19,6 +19,7 @@ from .. import neighbors as single
 from .._arrays import as_array, is_lazy, validate_data
 from .._atomic import StateMixin, changes, reads, snapshot
 from .._codes import check_codes
+from .._database_quantizer import check_frozen, check_metric, choose_quantizer, take_quantizer
 from .._device import TorchDevice, search_device
 from .._nearest_neighbors import check_mode, check_n_neighbors, check_radius, make_graph
 from .._progress import printed_stage
@@ -198,7 +199,7 @@ class DPQNeighbors(StateMixin, VersionedMixin, ClassNamePrefixFeaturesOutMixin, 
         """
         client = get_client()
         search_device(self.device)
-        single.check_metric(self, y)
+        check_metric(self, y)
         rows = rows_of(client, X)
         labels = None if y is None else rows_of(client, y)
         if not rows.n:
@@ -240,13 +241,8 @@ class DPQNeighbors(StateMixin, VersionedMixin, ClassNamePrefixFeaturesOutMixin, 
         """
         self._validate_params()
         search_device(self.device)
-        if not isinstance(self.quantizer, FrozenEstimator):
-            raise ValueError(
-                "fit_codes needs a fitted quantizer: expected quantizer=FrozenEstimator(<fitted quantizer>), "
-                f"got {self.quantizer!r}."
-            )
-        check_is_fitted(self.quantizer)
-        self._take_quantizer(self.quantizer)
+        check_frozen(self.quantizer)
+        take_quantizer(self, self.quantizer)
         client = get_client()
         labels = None if y is None else rows_of(client, y)
         self._store(client, snapshot(self.quantizer_), rows_of(client, codes), labels, ids)
@@ -781,21 +777,13 @@ class DPQNeighbors(StateMixin, VersionedMixin, ClassNamePrefixFeaturesOutMixin, 
 
     def _fitted_quantizer(self, client, rows, labels):
         """Return the quantizer, fitted on a sample."""
-        quantizer = clone(single.choose_quantizer(self, labels))
+        quantizer = clone(choose_quantizer(self, labels))
         if isinstance(quantizer, FrozenEstimator):
             check_is_fitted(quantizer)
             return quantizer
         positions = draw(rows.n, self.sample_size, check_random_state(self.random_state))
         sample = take(client, rows, positions)
         return quantizer.fit(sample, None if labels is None else take(client, labels, positions))
-
-    def _take_quantizer(self, quantizer):
-        """Make a fitted quantizer the one of this database, with the features that it knows."""
-        self.quantizer_ = quantizer
-        for name in ("n_features_in_", "feature_names_in_"):
-            vars(self).pop(name, None)
-            if hasattr(quantizer, name):
-                setattr(self, name, getattr(quantizer, name))
 
     def _store(self, client, quantizer, codes, labels, ids):
         """Make a database of codes, rows of them."""
