@@ -17,6 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.special import softmax
 from sklearn.base import ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.frozen import FrozenEstimator
+from sklearn.utils import _safe_indexing
 from sklearn.utils.validation import _get_feature_names, _num_samples, check_is_fitted
 
 from . import _codes
@@ -204,6 +205,23 @@ def blocks_of(X):
     shape = getattr(X, "shape", ())
     n_samples = max(1, min(_BLOCK_SAMPLES, _BLOCK_VALUES // max(1, math.prod(shape[1:]))))
     return slices_of(_num_samples(X), n_samples)
+
+
+def query_method(metric, symmetric):
+    """Return the name of the method that represents queries: codes, else soft, or the class probabilities of soft."""
+    if symmetric:
+        return "encode"
+    return "predict_proba_soft" if metric == "relevance" else "soft"
+
+
+def represent_blocks(quantizer, method, X, checked_by):
+    """Yield what `represent` returns, a block of samples at a time."""
+    blocks = blocks_of(X)
+    if len(blocks) < 2:
+        yield represent(quantizer, method, X, checked_by)  # which refuses an X without samples
+    else:
+        for block in blocks:
+            yield represent(quantizer, method, _safe_indexing(X, block), checked_by)
 
 
 def trained_codebooks(quantizer):

@@ -10,7 +10,6 @@ from scipy.sparse import csr_array, csr_matrix, issparse
 from sklearn import get_config
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin, _fit_context, clone
 from sklearn.callback import CallbackSupportMixin, with_callbacks
-from sklearn.utils import _safe_indexing
 from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
 from sklearn.utils.metadata_routing import MetadataRouter, MethodMapping, process_routing
 from sklearn.utils.validation import _num_samples, check_is_fitted
@@ -32,7 +31,15 @@ from ._items import Items, check_ids
 from ._names import Names
 from ._nearest_neighbors import check_mode, check_n_neighbors, check_radius, make_graph
 from ._progress import fit_task, printed_stage
-from ._quantizer import blocks_of, check_same, classifier_of, represent, trained_codebooks
+from ._quantizer import (
+    blocks_of,
+    check_same,
+    classifier_of,
+    query_method,
+    represent,
+    represent_blocks,
+    trained_codebooks,
+)
 from ._search.index import CodeIndex
 from ._search.results import split_results
 from ._search.scan_numba import query_blocks
@@ -899,15 +906,8 @@ class DPQNeighbors(
             raise
 
     def _blocks(self, X):
-        """Represent queries block by block: by codes for a symmetric search, else by soft, or what soft classifies."""
-        asymmetric = "predict_proba_soft" if self.metric == "relevance" else "soft"
-        method = "encode" if self._symmetric() else asymmetric
-        blocks = blocks_of(X)
-        if len(blocks) < 2:
-            yield represent(self.quantizer_, method, X, self)  # which refuses an X without samples
-        else:
-            for block in blocks:
-                yield represent(self.quantizer_, method, _safe_indexing(X, block), self)
+        """Represent queries block by block, as they are compared now."""
+        return represent_blocks(self.quantizer_, query_method(self.metric, self._symmetric()), X, self)
 
     def _index(self):
         """Return the database as the quantizer's tables are now: `intra_norm` may change after `fit`."""

@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.sparse import csr_array, csr_matrix
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin, _fit_context, clone
 from sklearn.frozen import FrozenEstimator
-from sklearn.utils import _safe_indexing, check_random_state
+from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
 from sklearn.utils.validation import _num_samples, check_is_fitted
 
@@ -23,7 +23,7 @@ from .._database_quantizer import check_frozen, check_metric, choose_quantizer, 
 from .._device import TorchDevice, search_device
 from .._nearest_neighbors import check_mode, check_n_neighbors, check_radius, make_graph
 from .._progress import printed_stage
-from .._quantizer import blocks_of, check_same, classifier_of, represent, trained_codebooks
+from .._quantizer import check_same, classifier_of, query_method, represent_blocks, trained_codebooks
 from .._search.results import count_others, split_results, without_self
 from .._typing import Device, typed
 from .._versions import VersionedMixin
@@ -834,15 +834,7 @@ class DPQNeighbors(StateMixin, VersionedMixin, ClassNamePrefixFeaturesOutMixin, 
 
     def _blocks(self, X, symmetric):
         """Represent queries in memory block by block."""
-        method = self._method(symmetric)
-        for block in blocks_of(X) or [slice(None)]:
-            yield represent(self.quantizer_, method, _safe_indexing(X, block), self)
-
-    def _method(self, symmetric):
-        """Return the name of the method by which a quantizer represents queries."""
-        if symmetric:
-            return "encode"
-        return "predict_proba_soft" if self.metric == "relevance" else "soft"
+        return represent_blocks(self.quantizer_, query_method(self.metric, symmetric), X, self)
 
     def _check_n_neighbors(self, n_neighbors, n_allowed, n_queries, args=(), excluding=False):
         """Return how many neighbours to find; raise what scikit-learn raises."""
@@ -935,7 +927,7 @@ class DPQNeighbors(StateMixin, VersionedMixin, ClassNamePrefixFeaturesOutMixin, 
         _items.check_known(self.shards_, args)
         k = self._check_n_neighbors(n_neighbors, n_allowed, 0 if np.isnan(_length(X)) else len(X))
         asked = _lazy.Asked(self.shards_, index, search, own, args)
-        found = _lazy.kneighbors(X, self.quantizer_, self._method(search.symmetric), asked, k)
+        found = _lazy.kneighbors(X, self.quantizer_, query_method(self.metric, search.symmetric), asked, k)
         return found if return_distance else found[1]
 
     def _lazy_radius_neighbors(self, X, radius, return_distance, among):
@@ -946,7 +938,7 @@ class DPQNeighbors(StateMixin, VersionedMixin, ClassNamePrefixFeaturesOutMixin, 
         own, args, _ = _items.allowed(self.shards_, among)
         _items.check_known(self.shards_, args)
         asked = _lazy.Asked(self.shards_, index, search, own, args)
-        found = _lazy.radius_neighbors(X, self.quantizer_, self._method(search.symmetric), asked, radius)
+        found = _lazy.radius_neighbors(X, self.quantizer_, query_method(self.metric, search.symmetric), asked, radius)
         return found if return_distance else found[1]
 
     def _gathered(self):
