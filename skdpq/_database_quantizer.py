@@ -6,12 +6,15 @@
 from contextlib import nullcontext
 
 import numpy as np
+from scipy.sparse import issparse
+from sklearn import get_config
 from sklearn.frozen import FrozenEstimator
 from sklearn.utils import _safe_indexing
+from sklearn.utils.metadata_routing import process_routing
 from sklearn.utils.validation import check_is_fitted
 
 from ._progress import fit_task
-from ._quantizer import check_classifies, represent
+from ._quantizer import blocks_of, check_classifies, represent
 from .product_quantizer import ProductQuantizer
 
 
@@ -57,27 +60,38 @@ def take_quantizer(neighbors, quantizer):
             setattr(neighbors, name, getattr(quantizer, name))
 
 
-def fit_in_task(quantizer, X, y, params, task):
-    """Fit a quantizer, whose callbacks, where it has some, hear of it as a part of a task.
+def fit_quantizer(neighbors, X, y, fit_params, task):
+    """Fit the quantizer of a database, whose callbacks, where it has some, hear of it as a part of a task.
 
     Parameters
     ----------
-    quantizer : estimator
-        It is fitted in place.
+    neighbors : DPQNeighbors
+        Has the quantizer, which is fitted in place.
     X, y : array-like of shape (n_samples, ...), (n_samples,) or None
         Samples and their labels.
-    params : dict
-        What else its `fit` takes.
+    fit_params : dict
+        What `fit` was given beside these; metadata routing, where that is enabled, says what of it the quantizer gets.
     task : CallbackContext
         From `fit_task`.
     """
-    tells = hasattr(quantizer, "set_callbacks")
-    with task.propagate_callback_context(quantizer) if tells else nullcontext():
-        quantizer.fit(X, y, **params)
+    quantizer = neighbors.quantizer_
+    if get_config()["enable_metadata_routing"]:
+        fit_params = process_routing(neighbors, "fit", **fit_params).quantizer.fit
+    supports_callbacks = hasattr(quantizer, "set_callbacks")
+    with task.propagate_callback_context(quantizer) if supports_callbacks else nullcontext():
+        quantizer.fit(X, y, **fit_params)
 
 
-def encode_in_task(quantizer, X, blocks, task, data):
-    """Return the codes of samples, of which callbacks hear as a part of a task, block by block.
+def blocks_to_tell(neighbors, X):
+    """Return the blocks of samples of whose encoding callbacks hear: none without callbacks, or where there is one."""
+    if not hasattr(neighbors, "_skl_callbacks") or issparse(X):
+        return []
+    blocks = blocks_of(X)
+    return blocks if len(blocks) > 1 else []
+
+
+def encode_blocks(quantizer, X, blocks, task, data):
+    """Return the codes of samples, of which callbacks hear block by block.
 
     Parameters
     ----------
@@ -86,7 +100,7 @@ def encode_in_task(quantizer, X, blocks, task, data):
     X : array-like of shape (n_samples, ...)
         Samples.
     blocks : list of slice
-        Of them; without any, the quantizer encodes X as it likes to.
+        From `blocks_to_tell`; without any, the quantizer encodes X as it likes to.
     task : CallbackContext
         From `fit_task`.
     data : dict

@@ -6,23 +6,23 @@ from typing import Any, Literal, Self, overload
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.sparse import csr_array, csr_matrix, issparse
-from sklearn import get_config
+from scipy.sparse import csr_array, csr_matrix
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin, _fit_context, clone
 from sklearn.callback import CallbackSupportMixin, with_callbacks
 from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
-from sklearn.utils.metadata_routing import MetadataRouter, MethodMapping, process_routing
+from sklearn.utils.metadata_routing import MetadataRouter, MethodMapping
 from sklearn.utils.validation import _num_samples, check_is_fitted
 
 from ._arrays import as_array, check_array, validate_data
 from ._atomic import StateMixin, changes, reads, snapshot
 from ._codes import check_codes
 from ._database_quantizer import (
+    blocks_to_tell,
     check_frozen,
     check_metric,
     choose_quantizer,
-    encode_in_task,
-    fit_in_task,
+    encode_blocks,
+    fit_quantizer,
     take_quantizer,
 )
 from ._device import TorchDevice, search_device
@@ -31,15 +31,7 @@ from ._items import Items, check_ids
 from ._names import Names
 from ._nearest_neighbors import check_mode, check_n_neighbors, check_radius, make_graph
 from ._progress import fit_task, printed_stage
-from ._quantizer import (
-    blocks_of,
-    check_same,
-    classifier_of,
-    query_method,
-    represent,
-    represent_blocks,
-    trained_codebooks,
-)
+from ._quantizer import check_same, classifier_of, query_method, represent, represent_blocks, trained_codebooks
 from ._search.index import CodeIndex
 from ._search.results import split_results
 from ._search.scan_numba import query_blocks
@@ -240,18 +232,13 @@ class DPQNeighbors(
             check_ids(ids, _num_samples(X))
         self.quantizer_ = clone(choose_quantizer(self, y))
         with printed_stage("Fitting the quantizer", self.verbose), fit_task(context, "fit quantizer", **data) as task:
-            routed = get_config()["enable_metadata_routing"]
-            params = process_routing(self, "fit", **fit_params).quantizer.fit if routed else fit_params
-            fit_in_task(self.quantizer_, X, y, params, task)
+            fit_quantizer(self, X, y, fit_params, task)
         quantizer = snapshot(self.quantizer_)  # a frozen one can be changed meanwhile
         self._index_of(CodeIndex(quantizer.codebooks_), quantizer)  # raises where it does not classify
-        # No callback, no blocks: the quantizer encodes X as it likes to.
-        told = hasattr(self, "_skl_callbacks") and not issparse(X)
-        blocks = blocks_of(X) if told else []
-        blocks = blocks if len(blocks) > 1 else []
+        blocks = blocks_to_tell(self, X)
         encoding = fit_task(context, "encode", max_subtasks=len(blocks), **data)
         with printed_stage("Encoding", self.verbose), encoding as task:
-            codes = encode_in_task(quantizer, X, blocks, task, data)
+            codes = encode_blocks(quantizer, X, blocks, task, data)
         # All codes at once, as adding them in blocks would sort them again and again, and leave several segments to
         # search. None: how long that takes is not known, which ProgressBar shows too.
         indexing = fit_task(context, "index", max_subtasks=None if blocks else 0, **data)
