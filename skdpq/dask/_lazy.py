@@ -3,7 +3,6 @@
 `_neighbors` calls it. An array holds the shards that it is of, so it is of the state that the estimator had.
 """
 
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -12,24 +11,11 @@ import numpy as np
 from dask import delayed
 
 from .._codes import code_dtype
-from .._search.index import CodeIndex
 from .._search.results import split_results
 from . import _found
 from ._asking import FAN_OUT, answer_of
 from ._rows import blocks_of, represent_block
-from ._shard import Search, Shard
-from ._shards import Shards
-
-
-@dataclass(frozen=True)
-class Asked:
-    """Who is asked, and how: shards, an index without items, the search, and of `among` what each and all are told."""
-
-    shards: Shards
-    index: CodeIndex
-    search: Search
-    own: list[tuple] | None
-    args: tuple
+from ._shard import Shard
 
 
 def all_of(shards, what, order, shape=None):

@@ -1,6 +1,5 @@
 """DPQNeighbors on a cluster: the face of `skdpq.DPQNeighbors` over shards that workers hold."""
 
-from functools import partial
 from numbers import Integral, Real
 from os import PathLike
 from typing import Any, Literal, Self
@@ -21,17 +20,17 @@ from .._atomic import StateMixin, changes, reads, snapshot
 from .._codes import check_codes
 from .._database_quantizer import check_frozen, check_metric, choose_quantizer, take_quantizer
 from .._device import TorchDevice, search_device
-from .._nearest_neighbors import check_mode, check_n_neighbors, check_radius, make_graph
+from .._nearest_neighbors import check_mode, check_radius, make_graph
 from .._progress import printed_stage
 from .._quantizer import check_same, classifier_of, query_method, represent_blocks, trained_codebooks
-from .._search.results import count_others, split_results, without_self
+from .._search.results import split_results
 from .._typing import Device, typed
 from .._versions import VersionedMixin
-from . import _found, _items, _lazy, _storage
-from ._asking import ask
+from . import _items, _lazy, _storage
 from ._cluster import get_client
 from ._rows import draw, encode, rows_of, take
-from ._shard import Search, Shard
+from ._searching import Asked
+from ._shard import Search
 from ._shards import Shards
 from ._work import add_items, new_shards, remove_items
 
@@ -511,12 +510,12 @@ class DPQNeighbors(StateMixin, VersionedMixin, ClassNamePrefixFeaturesOutMixin, 
             As `kneighbors`, and if the codes do not fit the codebooks.
         """
         check_is_fitted(self)
-        index, search = self._prepare()
-        codes = check_codes(codes, *index.codebooks.shape[:2])
-        own, args, n_allowed = _items.allowed(self.shards_, among)
-        k = self._check_n_neighbors(n_neighbors, n_allowed, len(codes), args)
-        found = self._ask_nearest(search._replace(symmetric=True), codes, k, own, args, n_allowed)
-        distances, neigh_ind = index.distances(found.distances), _items.named(self.shards_, found.numbers)
+        asked = self._asked()
+        codes = check_codes(codes, *asked.index.codebooks.shape[:2])
+        asked = asked.among(among)
+        k = asked.check_n_neighbors(self.n_neighbors if n_neighbors is None else n_neighbors, len(codes))
+        found = asked.by_codes().nearest(codes, k)
+        distances, neigh_ind = asked.index.distances(found.distances), _items.named(self.shards_, found.numbers)
         return (distances, neigh_ind) if return_distance else neigh_ind
 
     @reads
@@ -819,8 +818,8 @@ class DPQNeighbors(StateMixin, VersionedMixin, ClassNamePrefixFeaturesOutMixin, 
         check_same(quantizer, self.shards_.index.codebooks)
         return quantizer
 
-    def _prepare(self):
-        """Return an index without items as it is searched now, and how shards search."""
+    def _asked(self):
+        """Return who is asked, and how, among all items."""
         quantizer = self._quantizer()
         relevance, symmetric = self._valid("metric") == "relevance", self._valid("search") == "symmetric"
         index, codebooks = self.shards_.index, None
@@ -830,90 +829,37 @@ class DPQNeighbors(StateMixin, VersionedMixin, ClassNamePrefixFeaturesOutMixin, 
         elif not np.array_equal(as_array(quantizer.codebooks_), index.codebooks):  # intra_norm
             codebooks = np.asarray(as_array(quantizer.codebooks_))
             index = index.with_codebooks(codebooks)
-        return index, Search(symmetric, relevance, codebooks, self._valid("n_jobs"), self._valid("device"))
+        search = Search(symmetric, relevance, codebooks, self._valid("n_jobs"), self._valid("device"))
+        return Asked(self.shards_, index, search, None, (None,), len(self.shards_))
 
     def _blocks(self, X, symmetric):
         """Represent queries in memory block by block."""
         return represent_blocks(self.quantizer_, query_method(self.metric, symmetric), X, self)
 
-    def _check_n_neighbors(self, n_neighbors, n_allowed, n_queries, args=(), excluding=False):
-        """Return how many neighbours to find; raise what scikit-learn raises."""
-        k = self.n_neighbors if n_neighbors is None else n_neighbors
-        try:
-            return check_n_neighbors(k, n_allowed, n_queries, excluding)
-        except ValueError:
-            _items.check_known(self.shards_, args)
-            raise
-
-    def _ask_nearest(self, search, queries, k, own, args, n_allowed):
-        """Return the Nearest of all shards."""
-        own = None if own is None else [(search, queries, k, *mine) for mine in own]
-        args = (search, queries, k, *args) if own is None else ()
-        found = ask(self.shards_.client, self.shards_, Shard.kneighbors, partial(_found.nearest, k=k), args, own)
-        if found.n_allowed != n_allowed:
-            _items.check_known(self.shards_, args[3:])
-        return found
-
-    def _ask_within(self, search, queries, radius, own, args, n_allowed):
-        """Return the Within of all shards."""
-        own = None if own is None else [(search, queries, radius, *mine) for mine in own]
-        args = (search, queries, radius, *args) if own is None else ()
-        found = ask(self.shards_.client, self.shards_, Shard.radius_neighbors, _found.within, args, own)
-        if found.n_allowed != n_allowed:
-            _items.check_known(self.shards_, args[3:])
-        return found
-
     def _kneighbors(self, X, n_neighbors, among):
         """Return distances and numbers, (n_queries, k)."""
-        index, search = self._prepare()
+        asked, k = self._asked(), self.n_neighbors if n_neighbors is None else n_neighbors
         if X is None:
-            return self._all_kneighbors(index, search, n_neighbors, among)
+            asked = asked.among(among)
+            return asked.all_nearest(asked.check_n_neighbors(k, len(self.shards_), excluding=True))
         self._check_samples(X)
-        own, args, n_allowed = _items.allowed(self.shards_, among)
-        k = self._check_n_neighbors(n_neighbors, n_allowed, _num_samples(X), args)
-        found = [
-            self._ask_nearest(search, queries, k, own, args, n_allowed) for queries in self._blocks(X, search.symmetric)
-        ]
-        distances = np.concatenate([part.distances for part in found])
-        return index.distances(distances), np.concatenate([part.numbers for part in found])
+        asked = asked.among(among)
+        k = asked.check_n_neighbors(k, _num_samples(X))
+        found = [asked.nearest(queries, k) for queries in self._blocks(X, asked.search.symmetric)]
+        distances, numbers = (np.concatenate([part[i] for part in found]) for i in range(2))
+        return asked.index.distances(distances), numbers
 
     def _radius_neighbors(self, X, radius, among):
         """Return distances and numbers of all queries, one after the other, and where those of each start."""
         radius = check_radius(self._valid("radius") if radius is None else radius)
-        index, search = self._prepare()
+        asked = self._asked()
         if X is None:
-            return self._all_radius_neighbors(index, search, radius, among)
+            return asked.among(among).all_within(radius)
         self._check_samples(X)
-        own, args, n_allowed = _items.allowed(self.shards_, among)
-        found = [
-            self._ask_within(search, queries, radius, own, args, n_allowed)
-            for queries in self._blocks(X, search.symmetric)
-        ]
+        asked = asked.among(among)
+        found = [asked.within(queries, radius) for queries in self._blocks(X, asked.search.symmetric)]
         counts, distances, numbers = (np.concatenate([part[i] for part in found]) for i in range(3))
-        return index.distances(distances), numbers, np.concatenate(([0], np.cumsum(counts)))
-
-    def _all_kneighbors(self, index, search, n_neighbors, among):
-        """Return what `_kneighbors` does, where items are the queries."""
-        n, (own, args, n_allowed) = len(self.shards_), _items.allowed(self.shards_, among)
-        k = self._check_n_neighbors(n_neighbors, n_allowed, n, args, excluding=True)
-        codes, code_of_item, numbers = _items.distinct_codes(self.shards_)
-        found = self._ask_nearest(search._replace(symmetric=True), codes, k + 1, own, args, n_allowed)
-        starts, indptr = np.arange(len(codes) + 1) * (k + 1), np.arange(n + 1) * k
-        distances, others = without_self(
-            code_of_item, numbers, starts, found.distances.ravel(), found.numbers.ravel(), indptr
-        )
-        return index.distances(distances).reshape(n, k), others.reshape(n, k)
-
-    def _all_radius_neighbors(self, index, search, radius, among):
-        """Return what `_radius_neighbors` does, where items are the queries."""
-        own, args, n_allowed = _items.allowed(self.shards_, among)
-        codes, code_of_item, numbers = _items.distinct_codes(self.shards_)
-        found = self._ask_within(search._replace(symmetric=True), codes, radius, own, args, n_allowed)
-        starts = np.concatenate(([0], np.cumsum(found.counts)))
-        counts = count_others(code_of_item, numbers, starts, found.numbers)
-        indptr = np.concatenate(([0], np.cumsum(counts)))
-        distances, others = without_self(code_of_item, numbers, starts, found.distances, found.numbers, indptr)
-        return index.distances(distances), others, indptr
+        return asked.index.distances(distances), numbers, np.concatenate(([0], np.cumsum(counts)))
 
     def _graph(self, mode, distances, numbers, indptr):
         """Return a graph, whose columns are in the order of `ids_`."""
@@ -921,25 +867,27 @@ class DPQNeighbors(StateMixin, VersionedMixin, ClassNamePrefixFeaturesOutMixin, 
 
     def _lazy_kneighbors(self, X, n_neighbors, return_distance, among):
         """Return the answers to queries of dask."""
-        index, search = self._prepare()
-        self._check_samples(X)
-        own, args, n_allowed = _items.allowed(self.shards_, among)
-        _items.check_known(self.shards_, args)
-        k = self._check_n_neighbors(n_neighbors, n_allowed, 0 if np.isnan(_length(X)) else len(X))
-        asked = _lazy.Asked(self.shards_, index, search, own, args)
-        found = _lazy.kneighbors(X, self.quantizer_, query_method(self.metric, search.symmetric), asked, k)
+        asked, k = self._asked_lazily(X, among), self.n_neighbors if n_neighbors is None else n_neighbors
+        k = asked.check_n_neighbors(k, 0 if np.isnan(_length(X)) else len(X))
+        method = query_method(self.metric, asked.search.symmetric)
+        found = _lazy.kneighbors(X, self.quantizer_, method, asked, k)
         return found if return_distance else found[1]
 
     def _lazy_radius_neighbors(self, X, radius, return_distance, among):
         """Return the answers to queries of dask."""
         radius = check_radius(self._valid("radius") if radius is None else radius)
-        index, search = self._prepare()
-        self._check_samples(X)
-        own, args, _ = _items.allowed(self.shards_, among)
-        _items.check_known(self.shards_, args)
-        asked = _lazy.Asked(self.shards_, index, search, own, args)
-        found = _lazy.radius_neighbors(X, self.quantizer_, query_method(self.metric, search.symmetric), asked, radius)
+        asked = self._asked_lazily(X, among)
+        method = query_method(self.metric, asked.search.symmetric)
+        found = _lazy.radius_neighbors(X, self.quantizer_, method, asked, radius)
         return found if return_distance else found[1]
+
+    def _asked_lazily(self, X, among):
+        """Return what is asked for queries of dask, which nobody will check later."""
+        asked = self._asked()
+        self._check_samples(X)
+        asked = asked.among(among)
+        asked.check_known()
+        return asked
 
     def _gathered(self):
         """Return a database with the same codes and labels in this process, whose ids are others."""
