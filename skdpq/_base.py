@@ -27,11 +27,11 @@ from ._device import check_device
 from ._learning import auto
 from ._learning.base_network import from_arrays, learn_base_network
 from ._learning.batches import make_batches
-from ._learning.fitted import FITTED_ATTRIBUTES, check_backbone, check_fitted, check_same
+from ._learning.fitted import FITTED_ATTRIBUTES, check_backbone, check_fitted, check_warm_start
 from ._learning.inference import infer
 from ._learning.inputs import Inputs, learn_scaling, no_scaling, output_width
 from ._learning.losses import SUPERVISED
-from ._learning.network import check_layer_sizes, draw, is_precise, make_architecture, restore, to_tensors
+from ._learning.network import check_layer_sizes, draw_network, is_precise, make_architecture, restore, to_tensors
 from ._learning.projection import Projection, directions_of, fit_projection, no_projection
 from ._learning.samples import check_weights, classes_to_come, hold_out, to_validate, validates, weigh_all, weigh_known
 from ._learning.step import Objective, make_step
@@ -221,7 +221,7 @@ class BaseDPQ(CallbackSupportMixin, QuantizerMixin, BaseEstimator):
         random_state, generator = generators(self.random_state)
 
         if resume:
-            check_same(self, samples.X, classes, self._architecture(self.architecture_["n_units"]))
+            check_warm_start(self, samples.X, classes, self._architecture(self.architecture_["n_units"]))
         else:
             self._start(samples.X, classes)
             self._learn_scaling(samples)
@@ -515,7 +515,7 @@ class BaseDPQ(CallbackSupportMixin, QuantizerMixin, BaseEstimator):
             return restore(self.parameters_, self.architecture_, copy.deepcopy(self.backbone_), dropout).to(device)
         precise = self.backbone is None and not one_pass and is_precise(X, self._batch_size(len(X)), device)
         dtype = torch.float64 if precise else torch.float32
-        return draw(self.architecture_, self.backbone_, dropout, dtype, generator).to(device)
+        return draw_network(self.architecture_, self.backbone_, dropout, dtype, generator).to(device)
 
     def _start_learner(self, samples, network, generator, distills, backbone=None):
         """Return what learns from samples, or from units of a fixed backbone; by their posterior if it `distills`."""

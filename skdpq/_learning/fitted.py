@@ -1,7 +1,7 @@
 """Whether what is fitted of a network goes together, and whether a fit can go on from it.
 
-`BaseDPQ` asks before it is saved, when it is loaded, as what a file says is believed only if it goes together, and when
-a fit resumes.
+`BaseDPQ` asks before it is saved, when a fit resumes, and when it is loaded: what a file says is believed only if it
+goes together.
 """
 
 import math
@@ -47,8 +47,8 @@ def check_backbone(dpq):
         raise ValueError(f"Expected to go on {fitted}, as was begun, got backbone={dpq.backbone!r}.")
 
 
-def check_same(dpq, X, classes, architecture):
-    """Raise ValueError unless a warm start of a BaseDPQ can go on from what is fitted.
+def check_warm_start(dpq, X, classes, architecture):
+    """Raise ValueError unless a warm start can go on from what is fitted of a BaseDPQ.
 
     Parameters
     ----------

@@ -260,12 +260,12 @@ def is_precise(X, batch_size, device):
     Returns
     -------
     precise : bool
-        Whether they fit into a batch, tell more than float32 does, and the device has float64.
+        Whether they fit into a batch, are of more than float32, and the device has float64.
     """
     return len(X) <= batch_size and X.dtype not in (np.float16, np.float32) and device.type != "mps"
 
 
-def draw(architecture, backbone, dropout, dtype, generator):
+def draw_network(architecture, backbone, dropout, dtype, generator):
     """Return a network whose parameters are drawn, of a type, on the CPU; the backbone, if any, becomes its own."""
     network = DPQNetwork(**architecture, backbone=backbone, dropout=dropout).to(dtype)
     network.initialize(generator)
