@@ -49,8 +49,8 @@ def test_every_parameter_has_a_tooltip(cls):
 
 def parameters(cls):
     """Return what a docstring says of each parameter."""
-    text = re.search(r"Parameters\n    -+\n(.*?)\n    Attributes\n", cls.__doc__, flags=re.DOTALL)[1]
-    blocks = re.split(r"(?m)^(?=    \w)", text)
+    text = re.search(r"Parameters\n-+\n(.*?)\nAttributes\n", inspect.getdoc(cls), flags=re.DOTALL)[1]
+    blocks = re.split(r"(?m)^(?=\w)", text)
     return {block.split()[0]: block.strip() for block in blocks if block.strip()}
 
 

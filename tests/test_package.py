@@ -138,8 +138,8 @@ def test_searching_starts_without_torch(module):
 
 def documented_defaults(cls):
     """Return the defaults that a docstring gives for its parameters."""
-    parameters = cls.__doc__.split("Attributes\n")[0]
-    found = re.findall(r"^    (\w.*) : .*default=(.+)$", parameters, flags=re.MULTILINE)
+    parameters = inspect.getdoc(cls).split("Attributes\n")[0]
+    found = re.findall(r"^(\w.*) : .*default=(.+)$", parameters, flags=re.MULTILINE)
     return {name: ast.literal_eval(value) for names, value in found for name in names.split(", ")}
 
 
