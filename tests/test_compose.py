@@ -91,9 +91,9 @@ def test_persistence(fitted, digits, name, how, tmp_path):
 
 
 GRIDS = {
-    "DPQTransformer": {"dpq__M": [1, 4], "clf__C": [0.1, 1.0]},
-    "DPQClassifier": {"dpq__K": [4, 16], "dpq__representation": ["hard", "soft"]},
-    "DPQNeighbors": {"index__quantizer__M": [1, 4], "index__search": ["asymmetric", "symmetric"]},
+    "DPQTransformer": [{"dpq__M": [1], "clf__C": [0.1]}, {"dpq__M": [4], "clf__C": [1.0]}],
+    "DPQClassifier": [{"dpq__K": [4], "dpq__representation": ["hard"]}, {"dpq__K": [16]}],
+    "DPQNeighbors": [{"index__quantizer__M": [1]}, {"index__quantizer__M": [4], "index__search": ["symmetric"]}],
     "ProductQuantizer": {"pq__rotation": [None, "opq"]},
     "graph": {"index__mode": ["distance", "connectivity"]},
 }
