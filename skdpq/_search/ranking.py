@@ -9,6 +9,7 @@ from functools import cached_property
 
 import numpy as np
 
+from .._arrays import slices_of
 from .._threads import lock_of
 from . import relevance_kernels
 from .compiling import kernel, subroutine
@@ -89,36 +90,40 @@ class CodeGroups:
         out : ndarray of shape (q,) or (q, ...), float64
             Receives the values, or arrays where the kernel returns arrays.
         """
-        # Posteriors that are too many to be kept are computed for as many queries as the memory allows.
-        size = 1 if self._classifier is None else max(1, _BLOCK_DISTANCES // len(self.counts))
         order = np.argsort(classes, kind="stable")
         c, relevant = -1, None
-        for start in range(0, len(order), size):
-            queries = order[start : start + size]
-            for i, distances in zip(queries, self._distances(tables[queries]), strict=True):
-                if classes[i] != c:
-                    c = classes[i]
-                    relevant = self.relevant(c)
-                out[i] = 0 if c < 0 else kernel(*tie_groups(distances, self.counts, relevant), parameter)
+        for i, distances in zip(order, self._distances_in_turn(tables, order), strict=True):
+            if classes[i] != c:
+                c = classes[i]
+                relevant = self.relevant(c)
+            out[i] = 0 if c < 0 else kernel(*tie_groups(distances, self.counts, relevant), parameter)
 
     def rank(self, table, relevant):
         """Return the tie groups of one query's table (M, K), or posterior (C,), as `tie_groups` does."""
-        return tie_groups(self._distances(table[None])[0], self.counts, relevant)
+        (distances,) = self._distances_in_turn(table[None], np.zeros(1, dtype=np.int64))
+        return tie_groups(distances, self.counts, relevant)
 
-    def _distances(self, tables):
-        """Return the distances of all codes from some queries, (q, U) float32."""
-        n_queries, n_codes = len(tables), len(self.counts)
-        distances = np.empty((n_queries, n_codes), dtype=np.float32)
+    def _distances_in_turn(self, tables, order):
+        """Yield the distances of all codes from each query, (U,) float32, in such an order."""
         if self._classifier is None:
-            for table, row in zip(tables, distances, strict=True):
-                all_distances(table, self._blocks, row)
-            return distances
-        C = len(self._classifier.bias)
+            for i in order:
+                distances = np.empty(len(self.counts), dtype=np.float32)
+                all_distances(tables[i], self._blocks, distances)
+                yield distances
+            return
+        # Posteriors that are too many to be kept are computed for as many queries as the memory allows.
+        for rows in slices_of(len(order), max(1, _BLOCK_DISTANCES // len(self.counts))):
+            yield from self._distances_of_posteriors(tables[order[rows]])
+
+    def _distances_of_posteriors(self, tables):
+        """Return the distances of all codes from the posteriors of some queries, (q, U) float32."""
+        n_queries, n_codes, C = len(tables), len(self.counts), len(self._classifier.bias)
         is_little = is_enough(relevance_kernels.all_distances, n_codes, n_queries, C, C)
         with lock_of(id(self)):  # one thread computes them for all
             posteriors = self._code_posteriors if is_little else self._posteriors
         if is_little:
             return compare_posteriors(tables, posteriors)
+        distances = np.empty((n_queries, n_codes), dtype=np.float32)
         relevance_kernels.all_distances(tables, self._blocks, self._classifier, posteriors, distances)
         return distances
 
