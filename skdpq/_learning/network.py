@@ -345,11 +345,13 @@ def most_probable(logits, out=None):
     They are of the logits, because the softmax may round two of them to one probability. Of shape (M, B), or written to
     `out` (M, B, 1), int64.
     """
-    logits, keepdims = logits.detach(), out is not None
+    logits = logits.detach()
     if logits.device.type != "cpu":
-        return torch.argmax(logits, -1, keepdims, out=out)
-    # Several times as fast as torch's.
-    return torch.from_numpy(np.argmax(logits.numpy(), -1, out.numpy() if keepdims else None, keepdims=keepdims))
+        return torch.argmax(logits, -1, keepdim=out is not None, out=out)
+    if out is None:
+        return torch.from_numpy(np.argmax(logits.numpy(), -1))  # several times as fast as torch's
+    np.argmax(logits.numpy(), -1, out.numpy(), keepdims=True)
+    return out
 
 
 def concatenate_parts(x):
