@@ -7,6 +7,7 @@ distance of an item is that of `relevance`, and all else is the same.
 """
 
 import copy
+from dataclasses import replace
 
 import numpy as np
 
@@ -393,7 +394,8 @@ class CodeIndex(VersionedMixin):
         """
         queries = self._check_queries(queries, symmetric)
         within_radius = self._within_radius(threshold, n_jobs, device, plan)
-        check_room(within_radius, queries, range(len(queries) if n_queries is None else n_queries), len(self))
+        n_queries = len(queries) if n_queries is None else n_queries
+        check_room(lambda i: _n_within(within_radius, queries, i % len(queries)), n_queries, len(self))
         return within_radius(queries)
 
     def all_kneighbors(self, k, candidates=None, *, n_jobs=None, device=None, plan=None):
@@ -456,7 +458,7 @@ class CodeIndex(VersionedMixin):
         queries = self._queries(codes, True)
         candidates = self if candidates is None else candidates
         within_radius = candidates._within_radius(threshold, n_jobs, device, plan)
-        check_room(within_radius, queries, code_of_item, len(candidates))
+        check_room(lambda i: _n_within(within_radius, queries, code_of_item[i]), len(code_of_item), len(candidates))
         counts, distances, ids = within_radius(queries)
         starts = np.concatenate(([0], np.cumsum(counts)))
         item_ids = self.ids
@@ -525,6 +527,12 @@ class CodeIndex(VersionedMixin):
             return scan_numpy.is_enough(kernels.scan_nearest, n_codes, n_queries, M)
         C = len(self.classifier.bias)
         return scan_numpy.is_enough(relevance_kernels.scan_nearest, n_codes, n_queries, C, C)
+
+
+def _n_within(within_radius, queries, query):
+    """Return how many items a search finds within the radius of one of the queries."""
+    counts, _, _ = within_radius(replace(queries, values=queries.values[query : query + 1]))
+    return int(counts[0])
 
 
 def _compact(segments):

@@ -1,7 +1,6 @@
 """How much memory is left, and whether what a radius search will find fits into it."""
 
 import os
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -30,17 +29,15 @@ def memory_left():
     return min(left, default=None)
 
 
-def check_room(within_radius, queries, rows, n_items):
+def check_room(n_within, n_queries, n_items):
     """Raise MemoryError if all within a radius of many queries would not fit into memory, by a look at some of them.
 
     Parameters
     ----------
-    within_radius : callable
-        Takes queries, and returns counts, distances and ids of what is within the radius.
-    queries : tables.Queries or relevance.Queries
-        The queries.
-    rows : range or ndarray of int
-        Which query each row of the results is to be of; those of a range may be some of the rows alone.
+    n_within : callable
+        Takes the position of a query, and returns how many items are within its radius.
+    n_queries : int
+        Number of queries.
     n_items : int
         Number of items in the database.
 
@@ -49,22 +46,17 @@ def check_room(within_radius, queries, rows, n_items):
     MemoryError
         If they would not.
     """
-    most_bytes = len(rows) * n_items * _RESULT_BYTES
+    most_bytes = n_queries * n_items * _RESULT_BYTES
     if most_bytes <= _SMALL_BYTES:
         return  # to ask the system takes longer than a small search
     left = memory_left()
     if left is None or most_bytes <= left:
         return
-    looked_at = np.unique(np.linspace(0, len(rows) - 1, _SAMPLED_QUERIES).astype(np.int64))
-    n_found = 0
-    for i in looked_at:
-        query = int(rows[i]) % len(queries)
-        counts, _, _ = within_radius(replace(queries, values=queries.values[query : query + 1]))
-        n_found += int(counts[0])
-    n_found = n_found * len(rows) // len(looked_at)
+    looked_at = np.unique(np.linspace(0, n_queries - 1, _SAMPLED_QUERIES).astype(np.int64)).tolist()
+    n_found = sum(map(n_within, looked_at)) * n_queries // len(looked_at)
     if n_found * _RESULT_BYTES > left:
         raise MemoryError(
-            f"Within the radius of {len(rows):,} queries are about {n_found:,} items, which take "
+            f"Within the radius of {n_queries:,} queries are about {n_found:,} items, which take "
             f"{n_found * _RESULT_BYTES / 2**30:,.1f} GiB; {left / 2**30:,.1f} GiB are left. Expected fewer queries "
             "at a time, or a smaller radius."
         )

@@ -555,7 +555,7 @@ class DPQNeighbors(StateMixin, VersionedMixin, ClassNamePrefixFeaturesOutMixin, 
         NotFittedError
             If the estimator is not fitted.
         MemoryError
-            If what a shard finds will not fit into the memory of its worker.
+            If what a shard finds will not fit into the memory of its worker, or what all find into that of the client.
         ValueError
             If X does not match the data that it was fitted on, for another `among`, or with ``sort_results=True`` and
             ``return_distance=False``, as in scikit-learn.
@@ -857,7 +857,11 @@ class DPQNeighbors(StateMixin, VersionedMixin, ClassNamePrefixFeaturesOutMixin, 
             return asked.among(among).all_within(radius)
         self._check_samples(X)
         asked = asked.among(among)
-        found = [asked.within(queries, radius) for queries in self._blocks(X, asked.search.symmetric)]
+        found = []
+        for queries in self._blocks(X, asked.search.symmetric):
+            if not found:
+                asked.check_room(queries, radius, range(_num_samples(X)))
+            found.append(asked.within(queries, radius))
         counts, distances, numbers = (np.concatenate([part[i] for part in found]) for i in range(3))
         return asked.index.distances(distances), numbers, np.concatenate(([0], np.cumsum(counts)))
 

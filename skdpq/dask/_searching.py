@@ -10,6 +10,7 @@ import numpy as np
 
 from .._nearest_neighbors import check_n_neighbors
 from .._search.index import CodeIndex
+from .._search.memory import check_room
 from .._search.results import count_others, without_self
 from . import _found, _items
 from ._asking import ask
@@ -69,6 +70,19 @@ class Asked:
         """Return the Within of all shards, for queries as the quantizer represents them."""
         return self._ask(Shard.radius_neighbors, _found.within, queries, radius)
 
+    def check_room(self, queries, radius, rows):
+        """Raise MemoryError if what shards find would not fit into memory here, as far as a few queries tell.
+
+        `rows` says for each row of the answer which of the queries it is of; those are counted from the start again
+        where they are the first of more.
+        """
+
+        def n_within(i):
+            query = int(rows[i]) % len(queries)
+            return int(self.within(queries[query : query + 1], radius).counts[0])
+
+        check_room(n_within, len(rows), self.n_allowed)
+
     def _ask(self, function, merge, queries, limit):
         """Return the merged answers of all shards, k or a radius being the limit."""
         question = self.search, queries, limit
@@ -97,7 +111,9 @@ class Asked:
     def all_within(self, radius):
         """Return distances and numbers of neighbours, and where those of each item start, which is none of its own."""
         codes, code_of_item, numbers = _items.distinct_codes(self.shards)
-        found = self.by_codes().within(codes, radius)
+        asked = self.by_codes()
+        asked.check_room(codes, radius, code_of_item)
+        found = asked.within(codes, radius)
         starts = np.concatenate(([0], np.cumsum(found.counts)))
         counts = count_others(code_of_item, numbers, starts, found.numbers)
         indptr = np.concatenate(([0], np.cumsum(counts)))

@@ -143,3 +143,14 @@ def test_answers_are_those_of_one_index(n_shards, n_workers, one_worker, two_wor
         for i in range(N_EXAMPLES):
             search, chunk = random.choice(["asymmetric", "symmetric"]), random.choice([0, 4, 11])
             check(draw_history(random), list(QUANTIZERS)[i % 2], str(search), n_shards, int(chunk))
+
+
+@pytest.mark.parametrize("everything", [False, True])
+def test_a_radius_search_that_would_not_fit_here_is_refused_before_it_is_begun(client, monkeypatch, everything):
+    many = skdpq.dask.DPQNeighbors(quantizer=QUANTIZERS["euclidean"], n_shards=2).fit(np.tile(X[:1], (3000, 1)))
+    queries = None if everything else np.tile(X[:1], (3000, 1))
+    monkeypatch.setattr("skdpq._search.memory.memory_left", lambda: 2**20)  # of the client; workers have theirs
+    with pytest.raises(MemoryError, match=r"of 3,000 queries are about 9,000,000 items, which take 0\.3 GiB"):
+        many.radius_neighbors(queries, radius=1e9)
+    assert len(many.radius_neighbors(X[:1], radius=1e9, return_distance=False)[0]) == 3000
+    assert len(many.radius_neighbors(queries, radius=-1.0 if everything else 0.0, return_distance=False)) == 3000
