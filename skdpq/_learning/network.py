@@ -348,8 +348,9 @@ def most_probable(logits, out=None):
     logits = logits.detach()
     if logits.device.type != "cpu":
         return torch.argmax(logits, -1, keepdim=out is not None, out=out)
+    # NumPy's is several times as fast as torch's on the CPU.
     if out is None:
-        return torch.from_numpy(np.argmax(logits.numpy(), -1))  # several times as fast as torch's
+        return torch.from_numpy(np.argmax(logits.numpy(), -1))
     np.argmax(logits.numpy(), -1, out.numpy(), keepdims=True)
     return out
 

@@ -18,7 +18,8 @@ from .segments import take, view
 
 # What an item costs in comparisons of a code with one query of many, about a third of a nanosecond each.
 _TAKING, _VIEWING = 128, 8
-_POSTERIOR_ENTRY, _MANY_QUERIES = 16, 64
+_POSTERIOR_ENTRY_VIEWS = 16  # what a class of an item's posterior costs, in views of an item
+_MANY_QUERIES = 64  # that make a view worth half as much; 192 or more, a quarter
 
 _orders: dict = {}  # by the segments
 
@@ -129,7 +130,7 @@ def _are_few(n_allowed, n, n_queries, n_classes):
     items. In a view, it passes over most codes, but the fewer are allowed, the fewer it passes over for each query.
     """
     if n_classes:
-        return n_allowed * n_classes * _POSTERIOR_ENTRY <= n * min(1 + n_queries / _MANY_QUERIES, 4)
+        return n_allowed * n_classes * _POSTERIOR_ENTRY_VIEWS <= n * min(1 + n_queries / _MANY_QUERIES, 4)
     return n_allowed * (_TAKING + n_queries) <= n * (_VIEWING + n_queries)
 
 

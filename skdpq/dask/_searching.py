@@ -73,8 +73,8 @@ class Asked:
     def check_room(self, queries, radius, rows):
         """Raise MemoryError if what shards find would not fit into memory here, as far as a few queries tell.
 
-        `rows` says for each row of the answer which of the queries it is of; those are counted from the start again
-        where they are the first of more.
+        `rows` says of which query each row of the answer is. The queries may be the first block of more, and then stand
+        for the others.
         """
 
         def n_within(i):
