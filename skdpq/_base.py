@@ -555,7 +555,9 @@ class BaseDPQ(CallbackSupportMixin, QuantizerMixin, BaseEstimator):
         if self.projection_ is None:
             M, _, D = network.codebooks.shape
             blocks = partial(inputs._replace(backbone=backbone).blocks, samples, dtype, device)
-            vars(self).update(fit_projection(blocks, self._scaling(), M, D, generator))
+            # Beside labels, what is preserved serves the classes that they do not name.
+            shared = network.classifier is not None
+            vars(self).update(fit_projection(blocks, self._scaling(), M, D, generator, shared))
         directions = directions_of(self._scaling(), self.projection_scale_)
         return Projection.of_arrays(self.projection_, self.projection_bias_, directions, backbone, dtype, device)
 

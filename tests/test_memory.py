@@ -135,7 +135,7 @@ def learn(X, n_most=2048, n_products=2**25, size=100):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(projection, "_MAX_SQUARE", n_most)
         patch.setattr(projection, "_MAX_PRODUCTS_VALUES", n_products)
-        P, bias = projection.learn_projection(lambda: iter(blocks), np.asarray, 3, 4, torch.Generator().manual_seed(0))
+        P, bias = projection.learn_projection(lambda: iter(blocks), np.asarray, 3, 4, torch.Generator(), shared=False)
     return X @ P + bias
 
 

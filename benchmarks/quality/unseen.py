@@ -6,10 +6,12 @@
 The file is as for `cifar10_features.py`: features of ten classes, of which three are left out of training, three times,
 for others. The base network that made the features has seen all ten, unlike that of `benchmarks/paper/table2.py`. The
 test items of the classes left out are searched, 1,000 of them as queries among the others: mAP over the whole ranking,
-asymmetric; and the same of the test items of the seven other classes.
+asymmetric; and the same of the test items of the seven other classes. A file of `benchmarks/paper/features.py` also
+holds features of digits and letters, which are searched by what all ten classes taught.
 
-PQ and DPQ have M=8 and K=256, and are otherwise as constructed by default but for `--params`. "Target" is what a
-`supervision` below one preserves: exactly, and by PQ of it, which is what codes could keep of it.
+All have M=8 and K=256, and are otherwise as constructed by default but for `--params`. OPQ learns from the first 10,000
+training items. "Target" is what a `supervision` of 0.2 preserves: exactly, and by PQ of it, which is what codes could
+keep of it.
 """
 
 import ast
@@ -32,7 +34,9 @@ from skdpq.metrics import mean_average_precision
 
 M, K, N_QUERIES, BATCH = 8, 256, 1000, 200
 LEFT_OUT = ((0, 1, 2), (3, 4, 5), (6, 7, 8))
-SUPERVISION = (1.0, 0.5, 0.2, 0.0)
+SUPERVISION = (1.0, 0.5, 0.0, 0.2)
+N_OPQ = 10_000
+FAR = ("digits", "letters")
 
 
 def score(queries, items, y):
@@ -66,30 +70,53 @@ def rankings(X, y, params):
     """Yield the name of each method, and what it makes of queries and of items."""
     yield "distance", np.asarray, np.asarray
     yield "cosine", normalize, normalize
-    for name, prepare in {"PQ": np.asarray, "PQ, normalized": normalize}.items():
+    for name, prepare in {"": np.asarray, ", normalized": normalize}.items():
         pq = ProductQuantizer(M, K, random_state=0).fit(prepare(X))
-        yield (
-            name,
-            lambda X, p=prepare, pq=pq: pq.soft(p(X)),
-            lambda X, p=prepare, pq=pq: pq.decode(pq.encode(p(X))),
-        )
+        opq = ProductQuantizer(M, K, rotation="opq", random_state=0).fit(prepare(X[:N_OPQ]))
+        for title, quantizer in {"PQ": pq, "OPQ": opq}.items():
+            yield (
+                title + name,
+                lambda X, p=prepare, q=quantizer: q.soft(p(X)),
+                lambda X, p=prepare, q=quantizer: q.decode(q.encode(p(X))),
+            )
     for supervision in SUPERVISION:
-        dpq = DPQTransformer(M, K, supervision=supervision, intra_norm=True, random_state=0, **params).fit(X, y)
-        yield f"DPQ, supervision={supervision:g}", dpq.soft, lambda X, dpq=dpq: dpq.decode(dpq.encode(X))
+        dpq = DPQTransformer(M, K, supervision=supervision, random_state=0, **params).fit(X, y)
+        for intra_norm in (False, True):
+            dpq.set_params(intra_norm=intra_norm)
+            name = f"DPQ, supervision={supervision:g}{', IntraNorm' if intra_norm else ''}"
+            yield name, dpq.soft, lambda X, dpq=dpq: dpq.decode(dpq.encode(X))
     target = target_of(dpq)
-    yield "target", lambda X: by_parts(target(X)), lambda X: by_parts(target(X))
     pq = ProductQuantizer(M, K, random_state=0).fit(target(X))
-    yield "PQ of the target", lambda X: by_parts(target(X)), lambda X: by_parts(pq.decode(pq.encode(target(X))))
+    for name, prepare in {"": np.asarray, ", IntraNorm": by_parts}.items():
+        yield (f"target{name}", *2 * [lambda X, p=prepare: p(target(X))])
+        yield (
+            f"PQ of the target{name}",
+            lambda X, p=prepare: p(target(X)),
+            lambda X, p=prepare: p(pq.decode(pq.encode(target(X)))),
+        )
 
 
-def measure(data, left_out, params):
+def measure(X, y, targets, params):
+    """Return the mAP of each method by name, on all targets, pairs of samples and labels; X and y are to learn from."""
+    return {
+        name: [score(of_queries(X), of_items(X), y) for X, y in targets]
+        for name, of_queries, of_items in rankings(X, y, params)
+    }
+
+
+def left_out_of(data, left_out, params):
     """Return the mAP of each method by name, on classes that were left out and on those that were not."""
     X, y, X_test, y_test = data
     kept, seen = ~np.isin(y, left_out), ~np.isin(y_test, left_out)
-    targets = [(X_test[rows], y_test[rows]) for rows in (~seen, seen)]
+    return measure(X[kept], y[kept], [(X_test[rows], y_test[rows]) for rows in (~seen, seen)], params)
+
+
+def far_targets(path):
+    """Return features and labels of a file that are of no class of its training samples, by name; in random order."""
+    data, rng = np.load(path), np.random.default_rng(0)
+    orders = {name: rng.permutation(len(data[f"y_{name}"])) for name in FAR if f"y_{name}" in data}
     return {
-        name: [score(of_queries(X), of_items(X), y) for X, y in targets]
-        for name, of_queries, of_items in rankings(X[kept], y[kept], params)
+        name: (data[f"X_{name}"][order].astype(np.float32), data[f"y_{name}"][order]) for name, order in orders.items()
     }
 
 
@@ -103,12 +130,17 @@ def main():
     params = {name: ast.literal_eval(value) if value else () for name, value in params.items()}
     params = {name: (value,) if "sizes" in name and value != () else value for name, value in params.items()}
     data = load_features(options.features)
-    found = [measure(data, left_out, params) for left_out in LEFT_OUT]
+    found = [left_out_of(data, left_out, params) for left_out in LEFT_OUT]
     print(f"{machine()}\nparams: {params}\n")
     print(head("", *(f"{sorted(left_out)} left out" for left_out in LEFT_OUT), "seen, mean"))
     for name in found[0]:
         unseen = [f"{scores[name][0]:.3f}" for scores in found]
         print(line(name, *unseen, f"{np.mean([scores[name][1] for scores in found]):.3f}"))
+    far = far_targets(options.features)
+    if far:
+        print(f"\n{head('', *far, 'CIFAR-10, test items')}")
+        for name, scores in measure(*data[:2], [*far.values(), data[2:]], params).items():
+            print(line(name, *(f"{score:.3f}" for score in scores)))
 
 
 if __name__ == "__main__":

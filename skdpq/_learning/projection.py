@@ -4,6 +4,7 @@
 the projection of each sample as its target. It is not trained.
 """
 
+import math
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,6 +15,7 @@ from torch import nn
 from .._arrays import one_at_a_time
 from .user_code import units_of
 
+_SHARED = 2.0  # times as many dimensions as the samples vary in have all parts together, where they share them
 _ONE_UNIT = 10.0  # times the median standard deviation, at most, that of any feature is
 _MAX_SQUARE = 2048  # features, or samples, whose matrix of covariances, or of products, is decomposed whole
 _MAX_PRODUCTS_VALUES = 2**25  # of all samples at a time: 256 MB
@@ -105,12 +107,12 @@ class Projection:
         return torch.addmm(self.bias, self.directions(units), self.weight)
 
 
-def fit_projection(blocks, scaling, M, D, generator):
+def fit_projection(blocks, scaling, M, D, generator, shared):
     """Learn a projection of standardized features, or of units that are taken as they are.
 
     Parameters
     ----------
-    blocks, M, D, generator
+    blocks, M, D, generator, shared
         As for `learn_projection`.
     scaling : dict
         From `inputs.learn_scaling` or `inputs.no_scaling`.
@@ -121,7 +123,7 @@ def fit_projection(blocks, scaling, M, D, generator):
         ``projection_``, ``projection_bias_`` and ``projection_scale_``: weight, bias and the divisors of features.
     """
     divisors = choose_divisors(scaling)
-    weight, bias = learn_projection(blocks, directions_of(scaling, divisors), M, D, generator)
+    weight, bias = learn_projection(blocks, directions_of(scaling, divisors), M, D, generator, shared)
     return dict(zip(_FITTED, (weight, bias, divisors), strict=True))
 
 
@@ -130,14 +132,17 @@ def no_projection():
     return dict.fromkeys(_FITTED)
 
 
-def learn_projection(blocks, directions, M, D, generator):
+def learn_projection(blocks, directions, M, D, generator, shared):
     """Learn a projection to M * D dimensions: random, but of the first principal components alone.
 
-    A part has as many dimensions as the components have in effect, (sum of variances)^2 / (sum of their squares), and
-    zeros after them: a codebook tells apart more in few dimensions, and with fewer than these a part is no longer a
-    view of the whole. All parts have about the same norm, so that intra-normalization (section 4) comes close to
-    normalizing the whole, which is what cosine distances do. On average the squared norm of a part is one, as that of
-    the codewords is at first.
+    Samples vary in (sum of variances)^2 / (sum of their squares) dimensions in effect. A part has that many, and zeros
+    after them: a codebook tells apart more in few dimensions, and with fewer than these a part is no longer a view of
+    the whole. Where parts share, all of them together have twice that many. A codebook of few dimensions is closer to
+    what it has not seen, one of a view of the whole tells the samples apart that it was learned from.
+
+    All parts have about the same norm, so that intra-normalization (section 4) comes close to normalizing the whole,
+    which is what cosine distances do. On average the squared norm of a part is one, as that of the codewords is at
+    first.
 
     Where the components are fewer than all units, they are a space that the samples determine, whatever their order:
     without components of no variance, and with all that tie for the last place.
@@ -152,6 +157,8 @@ def learn_projection(blocks, directions, M, D, generator):
         Number of parts, and width of a codeword.
     generator : torch.Generator
         Draws the projection; of the CPU.
+    shared : bool
+        Whether the parts share the dimensions in which the samples vary.
 
     Returns
     -------
@@ -160,7 +167,8 @@ def learn_projection(blocks, directions, M, D, generator):
     """
     components = _components(lambda: ((directions(units), weight) for units, weight in blocks()), M * D, generator)
     mean, variances, axes = components.mean, components.variances, components.axes
-    width = min(D, components.n_effective)
+    n_effective = components.n_effective
+    width = min(D, math.ceil(_SHARED * n_effective / M) if shared else n_effective)
     if M * width < len(mean):
         kept = variances > _NO_VARIANCE * variances[-1]
         kept &= variances >= variances[-min(M * width, len(variances))] - _TIED * variances[-1]

@@ -24,35 +24,38 @@ def blocks(X, weight, size=7):
         yield X[start : start + size], weight[start : start + size]
 
 
-def learn(X, weight, M, D, seed=0):
-    return learn_projection(lambda: blocks(X, weight), np.asarray, M, D, torch.Generator().manual_seed(seed))
+def learn(X, weight, M, D, seed=0, shared=False):
+    return learn_projection(lambda: blocks(X, weight), np.asarray, M, D, torch.Generator().manual_seed(seed), shared)
 
 
-@given(st.integers(1, 9), st.integers(1, 3), st.integers(1, 4), st.integers(0, 2**31 - 1))
-def test_projections_keep_the_geometry_of_the_principal_components(n_features, M, D, seed):
+@given(st.integers(1, 9), st.integers(1, 3), st.integers(1, 4), st.integers(0, 2**31 - 1), st.booleans())
+def test_projections_keep_the_geometry_of_the_principal_components(n_features, M, D, seed, shared):
     rng = np.random.default_rng(seed)
     X = rng.normal(size=(40, n_features)) * rng.uniform(0.5, 2, n_features) + rng.normal(size=n_features)
     repeats = rng.integers(1, 4, 40)
-    projection, bias = learn(X, repeats / 5, M, D, seed)
+    projection, bias = learn(X, repeats / 5, M, D, seed, shared)
     X = np.repeat(X, repeats, axis=0)  # which is what weights mean
     target = X @ projection + bias
     assert_allclose(target.mean(0), 0, atol=1e-10)
     assert_allclose(np.square(target).sum(1).mean() / M, 1)
     pca = PCA().fit(X)
-    width = min(D, round(pca.explained_variance_.sum() ** 2 / np.square(pca.explained_variance_).sum()))
+    n_effective = round(pca.explained_variance_.sum() ** 2 / np.square(pca.explained_variance_).sum())
+    width = min(D, -(-2 * n_effective // M) if shared else n_effective)
     assert (target.reshape(-1, M, D)[:, :, width:] == 0).all()
     components = pca.transform(X)[:, : M * width]
     scale = np.square(target).sum() / np.square(components).sum()
     assert_allclose(target @ target.T, scale * (components @ components.T), atol=1e-8 * scale * np.square(X).max())
 
 
-def test_parts_have_as_many_dimensions_as_the_samples_vary_in():
+@pytest.mark.parametrize("shared", [False, True])
+def test_parts_have_as_many_dimensions_as_the_samples_vary_in_or_share_twice_as_many(shared):
     rng = np.random.default_rng(0)
-    for stretch, width in ((1, 8), ((9, 9, 9, 1e-3, 1e-3, 1e-3, 1e-3, 1e-3), 3), ((9, *(1e-3,) * 7), 1)):
+    for stretch, n_effective in ((1, 8), ((9, 9, 9, 1e-3, 1e-3, 1e-3, 1e-3, 1e-3), 3), ((9, *(1e-3,) * 7), 1)):
         X = rng.normal(size=(40, 8))
         X = np.linalg.qr(X - X.mean(0))[0] * stretch  # of equal variances, but for the stretch
-        projection, _ = learn(X, np.ones(40), 2, 16)
-        assert_array_equal(projection.any(axis=0), np.tile(np.arange(16) < width, 2))
+        projection, _ = learn(X, np.ones(40), 4, 16, shared=shared)
+        width = -(-2 * n_effective // 4) if shared else n_effective
+        assert_array_equal(projection.any(axis=0), np.tile(np.arange(16) < width, 4))
 
 
 def test_projections_do_not_depend_on_the_order_of_samples_but_on_the_generator():
@@ -114,6 +117,23 @@ def test_codes_without_labels_keep_neighbourhoods():
         recall.append(np.mean([len(np.intersect1d(a, b)) / 10 for a, b in zip(nearest, found, strict=True)]))
     assert recall[0] > 0.6
     assert recall[0] > recall[1] + 0.15
+
+
+def test_parts_share_dimensions_where_labels_supervise(split):
+    X, y, *_ = split
+    params = SMALL | {"M": 8, "D": 16, "max_iter": 1}
+    variances = PCA().fit(normalize(X)).explained_variance_
+    n_effective = round(variances.sum() ** 2 / np.square(variances).sum())
+    for fit, width in (
+        (lambda: DPQTransformer(**params).fit(X), n_effective),
+        (lambda: DPQTransformer(**params, supervision=0.9).fit(X, y), -(-2 * n_effective // 8)),
+        (
+            lambda: DPQClassifier(**params, supervision=0.1).partial_fit(X, y, classes=range(7)),
+            -(-2 * n_effective // 8),
+        ),
+    ):
+        assert fit().projection_.any(axis=0).sum() == 8 * width
+    assert 2 < n_effective < 16
 
 
 def test_no_supervision_is_the_same_as_no_labels(split):
