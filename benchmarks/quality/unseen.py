@@ -66,13 +66,13 @@ def by_parts(vectors):
     return normalize_parts(vectors.reshape(len(vectors), M, -1)).reshape(len(vectors), -1)
 
 
-def rankings(X, y, params):
+def rankings(X, y, params, seed):
     """Yield the name of each method, and what it makes of queries and of items."""
     yield "distance", np.asarray, np.asarray
     yield "cosine", normalize, normalize
     for name, prepare in {"": np.asarray, ", normalized": normalize}.items():
-        pq = ProductQuantizer(M, K, random_state=0).fit(prepare(X))
-        opq = ProductQuantizer(M, K, rotation="opq", random_state=0).fit(prepare(X[:N_OPQ]))
+        pq = ProductQuantizer(M, K, random_state=seed).fit(prepare(X))
+        opq = ProductQuantizer(M, K, rotation="opq", random_state=seed).fit(prepare(X[:N_OPQ]))
         for title, quantizer in {"PQ": pq, "OPQ": opq}.items():
             yield (
                 title + name,
@@ -80,13 +80,13 @@ def rankings(X, y, params):
                 lambda X, p=prepare, q=quantizer: q.decode(q.encode(p(X))),
             )
     for supervision in SUPERVISION:
-        dpq = DPQTransformer(M, K, supervision=supervision, random_state=0, **params).fit(X, y)
+        dpq = DPQTransformer(M, K, supervision=supervision, random_state=seed, **params).fit(X, y)
         for intra_norm in (False, True):
             dpq.set_params(intra_norm=intra_norm)
             name = f"DPQ, supervision={supervision:g}{', IntraNorm' if intra_norm else ''}"
             yield name, dpq.soft, lambda X, dpq=dpq: dpq.decode(dpq.encode(X))
     target = target_of(dpq)
-    pq = ProductQuantizer(M, K, random_state=0).fit(target(X))
+    pq = ProductQuantizer(M, K, random_state=seed).fit(target(X))
     for name, prepare in {"": np.asarray, ", IntraNorm": by_parts}.items():
         yield (f"target{name}", *2 * [lambda X, p=prepare: p(target(X))])
         yield (
@@ -96,19 +96,19 @@ def rankings(X, y, params):
         )
 
 
-def measure(X, y, targets, params):
+def measure(X, y, targets, params, seed):
     """Return the mAP of each method by name, on all targets, pairs of samples and labels; X and y are to learn from."""
     return {
         name: [score(of_queries(X), of_items(X), y) for X, y in targets]
-        for name, of_queries, of_items in rankings(X, y, params)
+        for name, of_queries, of_items in rankings(X, y, params, seed)
     }
 
 
-def left_out_of(data, left_out, params):
+def left_out_of(data, left_out, *settings):
     """Return the mAP of each method by name, on classes that were left out and on those that were not."""
     X, y, X_test, y_test = data
     kept, seen = ~np.isin(y, left_out), ~np.isin(y_test, left_out)
-    return measure(X[kept], y[kept], [(X_test[rows], y_test[rows]) for rows in (~seen, seen)], params)
+    return measure(X[kept], y[kept], [(X_test[rows], y_test[rows]) for rows in (~seen, seen)], *settings)
 
 
 def far_targets(path):
@@ -125,12 +125,13 @@ def main():
     parser = make_parser(__doc__)
     parser.add_argument("--features", required=True, help="an .npz file")
     parser.add_argument("--params", nargs="*", default=(), help="of DPQ, as name=value; integers stand for one layer")
+    parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     params = dict(param.split("=") for param in options.params)
     params = {name: ast.literal_eval(value) if value else () for name, value in params.items()}
     params = {name: (value,) if "sizes" in name and value != () else value for name, value in params.items()}
     data = load_features(options.features)
-    found = [left_out_of(data, left_out, params) for left_out in LEFT_OUT]
+    found = [left_out_of(data, left_out, params, options.seed) for left_out in LEFT_OUT]
     print(f"{machine()}\nparams: {params}\n")
     print(head("", *(f"{sorted(left_out)} left out" for left_out in LEFT_OUT), "seen, mean"))
     for name in found[0]:
@@ -139,7 +140,7 @@ def main():
     far = far_targets(options.features)
     if far:
         print(f"\n{head('', *far, 'CIFAR-10, test items')}")
-        for name, scores in measure(*data[:2], [*far.values(), data[2:]], params).items():
+        for name, scores in measure(*data[:2], [*far.values(), data[2:]], params, options.seed).items():
             print(line(name, *(f"{score:.3f}" for score in scores)))
 
 
