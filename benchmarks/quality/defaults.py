@@ -2,13 +2,15 @@
 
     python benchmarks/quality/defaults.py
     python benchmarks/quality/defaults.py --data features.npz
+    python benchmarks/quality/defaults.py --many-classes
     python benchmarks/quality/defaults.py --only gini_batch_weight
 
 Small sets come with scikit-learn: digits, wine, breast_cancer, iris cut to 30 samples, and two that it generates, of
 2,000 samples with 20 features and of 10,000 with 200; two fifths of each are held out. With `--data`, an .npz file of
 `X_train`, `y_train`, `X_test` and `y_test`, of which the last tenth of the training items is held out, and of the first
-half of the test items a tenth queries the others; the other half is left alone. Means over seeds; mAP is of the
-held-out items against the others. Rows "initial ..." change what no parameter does: how the network starts.
+half of the test items a tenth queries the others; the other half is left alone. With `--many-classes`, the Gaussian
+classes of `rivals.py`, 100 and 300 of each kind. Means over seeds; mAP is of the held-out items against the others.
+Rows "initial ..." change what no parameter does: how the network starts.
 """
 
 import os
@@ -21,6 +23,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import numpy as np
 import torch
 from _common import head, line, load_features, machine, make_parser, seconds, trained_by
+from rivals import draw_gaussian
 from sklearn.datasets import load_breast_cancer, load_digits, load_iris, load_wine, make_classification
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.frozen import FrozenEstimator
@@ -111,6 +114,14 @@ def small_sets(seed):
         yield f"synthetic, {n:,} x {n_features}", {"M": 4, "K": 64}, split
 
 
+def many_classes(seed):
+    """Yield name, parameters and split of each set of many classes; what is held out is also searched by itself."""
+    for n_classes in (100, 300):
+        for kind in ("overlapping", "nested", "unequal"):
+            data = draw_gaussian(kind, n_classes, seed)
+            yield f"{kind}-{n_classes}", {"M": 8, "K": 64}, (data.X, data.X_new, data.y, data.y_new, *data[2:4])
+
+
 def large_set(path):
     """Yield name, parameters and split of the training items in a file, and half of its test items."""
     X, y, X_test, y_test = load_features(path)
@@ -156,6 +167,7 @@ def main():
     """Measure all variants and print a table for each set."""
     parser = make_parser(__doc__)
     parser.add_argument("--data", help="an .npz file, instead of the small sets")
+    parser.add_argument("--many-classes", action="store_true", help="instead of the small sets")
     names = sorted({name for variant in VARIANTS for name in variant})
     parser.add_argument("--only", choices=names, metavar="NAME", help="a parameter; the others are left as they are")
     parser.add_argument("--seeds", type=int, default=5)
@@ -166,8 +178,9 @@ def main():
 
     variants = [variant for variant in VARIANTS if not variant or options.only in (None, *variant)]
     results = {}
+    sets_of = many_classes if options.many_classes else small_sets
     for seed in range(options.seeds):
-        for name, params, split in large_set(options.data) if options.data else small_sets(seed):
+        for name, params, split in large_set(options.data) if options.data else sets_of(seed):
             for variant in variants:
                 values = measure({**params, **variant, "random_state": seed}, *split)
                 results.setdefault(name, {}).setdefault(str(variant or "defaults").strip("{}"), []).append(values)
