@@ -23,6 +23,7 @@ from .topk import drop_far, expand_each, make_key, no_candidates, threshold_of_n
 
 TOGETHER_QUERIES = VECTOR_BYTES  # whose 8-bit sums are formed side by side where there is no SIMD look-up
 _MAX_SUM = 254  # largest 8-bit sum that is not excluded
+_CHANGED, _WITHOUT_ITEMS = np.uint8(1), np.uint8(2)  # flags of a code
 _LEADING_PARTS = 2  # whose sums codes that begin alike have in common
 _ROUNDING = 2.0**-23  # twice the relative error of a float32 operation
 
@@ -352,12 +353,16 @@ def scan_nearest_together(segment, tables, nearest, first, last, distances):
 
     is_view = segment.n_items < len(segment.ids)  # in which codes may be without items
     stale = True  # the sums over the leading parts
+    flags = np.empty(BLOCK_CODES, dtype=np.uint8)
     for block in range(first, last):
+        _flag(blocks[block, :n_leading], flags)
+        if is_view:
+            for i in range(min(BLOCK_CODES, len(segment.counts) - block * BLOCK_CODES)):
+                flags[i] |= _WITHOUT_ITEMS * np.uint8(segment.counts[block * BLOCK_CODES + i] == 0)
         for i in range(min(BLOCK_CODES, len(segment.counts) - block * BLOCK_CODES)):
             code = blocks.ctypes.data + np.uintp(block * M * BLOCK_CODES + i)
-            for m in range(n_leading):
-                stale |= i == 0 or blocks[block, m, i] != blocks[block, m, i - 1]
-            if is_view and segment.counts[block * BLOCK_CODES + i] == 0:
+            stale |= flags[i] & _CHANGED != 0
+            if flags[i] & _WITHOUT_ITEMS:
                 continue
             if stale:
                 mark_queries(code, address, K, n_leading, zero.ctypes.data, leading.ctypes.data)
@@ -376,6 +381,16 @@ def scan_nearest_together(segment, tables, nearest, first, last, distances):
                         _quantize_column(tables[q], nearest[q], thresholds[q], column, tables_u8, q)
                         stale = True
     return keys, n_keys
+
+
+@subroutine
+def _flag(leading_parts, flags):
+    """Flag the codes of a block whose leading parts (n, 256) are not those of the code before."""
+    flags[:] = 0
+    flags[0] = _CHANGED
+    for m in range(len(leading_parts)):
+        for i in range(1, BLOCK_CODES):
+            flags[i] |= _CHANGED * np.uint8(leading_parts[m, i] != leading_parts[m, i - 1])
 
 
 @subroutine(inline="always")

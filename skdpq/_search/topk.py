@@ -397,10 +397,7 @@ def _write_nearest(keys, n_keys, segment, distances, ids):
     """Write the nearest items of each query's candidates; what is left of the k is infinite."""
     k = distances.shape[1]
     for q in range(len(keys)):
-        n_kept = n_keys[q]
-        if n_kept > max(_SORT_KEYS, max_kept(k, len(segment.counts))):  # dropping some is faster than sorting all
-            n_kept, _ = keep_nearest(keys[q], n_kept, k, segment)
-        n = expand(sorted_keys(keys[q], np.int64(0), n_kept), segment, k, distances[q], ids[q], np.int64(0))
+        n = expand(sorted_keys(keys[q], np.int64(0), n_keys[q]), segment, k, distances[q], ids[q], np.int64(0))
         for i in range(n, k):
             distances[q, i] = np.inf
             ids[q, i] = NO_ID
