@@ -355,11 +355,12 @@ def scan_nearest_together(segment, tables, nearest, first, last, distances):
     stale = True  # the sums over the leading parts
     flags = np.empty(BLOCK_CODES, dtype=np.uint8)
     for block in range(first, last):
+        counts = segment.counts[block * BLOCK_CODES : (block + 1) * BLOCK_CODES]
         _flag(blocks[block, :n_leading], flags)
         if is_view:
-            for i in range(min(BLOCK_CODES, len(segment.counts) - block * BLOCK_CODES)):
-                flags[i] |= _WITHOUT_ITEMS * np.uint8(segment.counts[block * BLOCK_CODES + i] == 0)
-        for i in range(min(BLOCK_CODES, len(segment.counts) - block * BLOCK_CODES)):
+            for i in range(len(counts)):
+                flags[i] |= _WITHOUT_ITEMS * np.uint8(counts[i] == 0)
+        for i in range(len(counts)):
             code = blocks.ctypes.data + np.uintp(block * M * BLOCK_CODES + i)
             stale |= flags[i] & _CHANGED != 0
             if flags[i] & _WITHOUT_ITEMS:
