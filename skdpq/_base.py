@@ -556,8 +556,7 @@ class BaseDPQ(CallbackSupportMixin, QuantizerMixin, BaseEstimator):
             M, _, D = network.codebooks.shape
             blocks = partial(inputs._replace(backbone=backbone).blocks, samples, dtype, device)
             # Beside labels, what is preserved serves the classes that they do not name.
-            shared = network.classifier is not None
-            vars(self).update(fit_projection(blocks, self._scaling(), M, D, generator, shared))
+            vars(self).update(fit_projection(blocks, self._scaling(), M, D, generator, network.classifier is not None))
         directions = directions_of(self._scaling(), self.projection_scale_)
         return Projection.of_arrays(self.projection_, self.projection_bias_, directions, backbone, dtype, device)
 

@@ -119,7 +119,8 @@ def many_classes(seed):
     for n_classes in (100, 300):
         for kind in ("overlapping", "nested", "unequal"):
             data = draw_gaussian(kind, n_classes, seed)
-            yield f"{kind}-{n_classes}", {"M": 8, "K": 64}, (data.X, data.X_new, data.y, data.y_new, *data[2:4])
+            new = data.X_new, data.y_new
+            yield f"{kind}-{n_classes}", {"M": 8, "K": 64}, (data.X, data.X_new, data.y, data.y_new, *new)
 
 
 def large_set(path):

@@ -34,7 +34,7 @@ from skdpq.metrics import mean_average_precision
 
 M, K, N_QUERIES, BATCH = 8, 256, 1000, 200
 LEFT_OUT = ((0, 1, 2), (3, 4, 5), (6, 7, 8))
-SUPERVISION = (1.0, 0.5, 0.0, 0.2)
+SUPERVISION = (1.0, 0.5, 0.0, 0.2)  # of the last, the target is shown
 N_OPQ = 10_000
 FAR = ("digits", "letters")
 

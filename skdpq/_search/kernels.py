@@ -356,7 +356,7 @@ def scan_nearest_together(segment, tables, nearest, first, last, distances):
     flags = np.empty(BLOCK_CODES, dtype=np.uint8)
     for block in range(first, last):
         counts = segment.counts[block * BLOCK_CODES : (block + 1) * BLOCK_CODES]
-        _flag(blocks[block, :n_leading], flags)
+        _flag_changes(blocks[block, :n_leading], flags)
         if is_view:
             for i in range(len(counts)):
                 flags[i] |= _WITHOUT_ITEMS * np.uint8(counts[i] == 0)
@@ -385,7 +385,7 @@ def scan_nearest_together(segment, tables, nearest, first, last, distances):
 
 
 @subroutine
-def _flag(leading_parts, flags):
+def _flag_changes(leading_parts, flags):
     """Flag the codes of a block whose leading parts (n, 256) are not those of the code before."""
     flags[:] = 0
     flags[0] = _CHANGED
