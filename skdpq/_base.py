@@ -31,12 +31,13 @@ from ._learning.fitted import FITTED_ATTRIBUTES, check_backbone, check_fitted, c
 from ._learning.inference import infer
 from ._learning.inputs import Inputs, learn_scaling, no_scaling, output_width
 from ._learning.losses import SUPERVISED
+from ._learning.nearness import choose_beta
 from ._learning.network import check_layer_sizes, draw_network, is_precise, make_architecture, restore, to_tensors
 from ._learning.projection import Projection, directions_of, fit_projection, no_projection
 from ._learning.samples import check_weights, classes_to_come, hold_out, to_validate, validates, weigh_all, weigh_known
 from ._learning.step import Objective, make_step
 from ._learning.training import Learner, Settings, generators, seeded_globally, train, train_one_pass
-from ._learning.user_code import fitted_units
+from ._learning.user_code import fitted_units, trains
 from ._progress import FitCallbacks, printed_blocks, printed_stage
 from ._quantizer import QuantizerMixin, class_posterior, compression_ratio, normalize_parts
 from ._search.tables import lut_classification
@@ -470,7 +471,12 @@ class BaseDPQ(CallbackSupportMixin, QuantizerMixin, BaseEstimator):
     def _architecture(self, n_units):
         D = auto.codeword_width(self.D, self._has_base())
         trunk = auto.hidden_layer_sizes(self.hidden_layer_sizes, self._has_base())
-        return make_architecture(n_units, len(self.classes_), self.M, self.K, D, trunk, self.part_layer_sizes)
+        parts = self.part_layer_sizes
+        return make_architecture(n_units, len(self.classes_), self.M, self.K, D, trunk, parts, self._is_near())
+
+    def _is_near(self):
+        """Return whether codes are of the nearest codewords, too: where labels supervise in part, by fixed units."""
+        return 0 < self.supervision < 1 and len(self.classes_) > 0 and not trains(self.backbone_)
 
     def _seeded(self, generator, network):
         """Seed torch's global generator for code of the user, which knows no other; put it back after the block."""
@@ -558,7 +564,11 @@ class BaseDPQ(CallbackSupportMixin, QuantizerMixin, BaseEstimator):
             # Beside labels, what is preserved serves the classes that they do not name.
             vars(self).update(fit_projection(blocks, self._scaling(), M, D, generator, network.classifier is not None))
         directions = directions_of(self._scaling(), self.projection_scale_)
-        return Projection.of_arrays(self.projection_, self.projection_bias_, directions, backbone, dtype, device)
+        arrays = self.projection_, self.projection_bias_, directions
+        projection = Projection.of_arrays(*arrays, backbone, dtype, device)
+        if network.nearness is not None:
+            network.nearness.take(projection, choose_beta(self.projection_, network.M, network.K))
+        return projection
 
     def _supervision(self, network):
         return 0 if network.classifier is None else self.supervision

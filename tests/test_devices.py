@@ -46,9 +46,10 @@ def test_the_guard_sees_what_is_made_elsewhere():
 
 @pytest.mark.parametrize("backbone", [None, torch.nn.Sequential(torch.nn.Linear(12, 12), torch.nn.ReLU())])
 @pytest.mark.parametrize("source", [InMemory, Streamed])
-def test_all_tensors_of_a_batch_are_on_the_device_of_the_network(source, backbone):
+@pytest.mark.parametrize("nearness", [False, True])
+def test_all_tensors_of_a_batch_are_on_the_device_of_the_network(source, backbone, nearness):
     sizes = {"M": 3, "K": 5, "D": 2, "hidden_layer_sizes": (9,), "part_layer_sizes": (4,)}
-    network = DPQNetwork(12, 3, backbone=backbone, **sizes).to(META)
+    network = DPQNetwork(12, 3, backbone=backbone, nearness=nearness, **sizes).to(META)
     data = torch.zeros(20, 12), torch.zeros(20, dtype=torch.int64), torch.ones(20)
     if source is InMemory:
         batches = InMemory(*(tensor.to(META) for tensor in data), 7)
@@ -69,7 +70,7 @@ def test_all_tensors_of_a_batch_are_on_the_device_of_the_network(source, backbon
 
 
 @pytest.mark.parametrize("device", DEVICES)
-@pytest.mark.parametrize("params", [{}, {"dropout": 0.2}, {"backbone": torch.nn.Linear(64, 40)}])
+@pytest.mark.parametrize("params", [{}, {"dropout": 0.2}, {"backbone": torch.nn.Linear(64, 40)}, {"supervision": 0.8}])
 def test_what_is_fitted_on_a_device_is_used_on_the_cpu(digits, device, params):
     X, X_test, y, y_test = (a.astype(np.float32) if a.ndim > 1 else a for a in digits)
     DPQClassifier(M=4, K=16, max_iter=1, random_state=0, device=device, **params).fit(X, y)  # cuBLAS keeps a workspace

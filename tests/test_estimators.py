@@ -16,6 +16,7 @@ from sklearn.datasets import load_digits, load_iris
 from sklearn.exceptions import NotFittedError
 from sklearn.feature_selection import RFE, SelectFromModel
 from sklearn.linear_model import LogisticRegression
+from sklearn.preprocessing import normalize
 from sklearn.utils import get_tags
 
 from skdpq import DPQClassifier, DPQTransformer
@@ -96,6 +97,12 @@ def distributions_by_hand(dpq, X):
         for weight, bias in hidden:
             s = np.maximum(s @ weight[m] + bias[m], 0)
         logits = s @ last[0][m] + last[1][m]
+        if "nearness" in dpq.architecture_:
+            target = (normalize(X / dpq.projection_scale_) @ dpq.projection_ + dpq.projection_bias_).reshape(
+                len(X), M, -1
+            )
+            squares = np.square(target[:, m, None] - dpq.codebooks_[m]).sum(2)
+            logits -= dpq.parameters_["nearness.beta"] * squares
         p.append(np.exp(logits - logits.max(1, keepdims=True)))
         p[-1] /= p[-1].sum(1, keepdims=True)
     return np.stack(p)
@@ -131,15 +138,20 @@ def test_soft_is_a_convex_combination_and_hard_its_most_probable_codeword(clf, d
     trunk=st.lists(st.integers(1, 9), max_size=2),
     part=st.lists(st.integers(1, 5), max_size=2),
     kind=st.sampled_from(["float64", "float32", "backbone"]),
+    supervision=st.sampled_from([1.0, 0.5]),
     seed=st.integers(0, 2**31 - 1),
 )
 @settings(max_examples=40)
-def test_soft_and_codes_are_equations_1_to_4_for_any_architecture(n_features, M, K, D, trunk, part, kind, seed):
+def test_soft_and_codes_are_equations_1_to_4_for_any_architecture(
+    n_features, M, K, D, trunk, part, kind, supervision, seed
+):
     X = np.random.default_rng(seed).normal(5, 3, size=(23, n_features)).astype("f4" if kind == "float32" else "f8")
     sizes = {"hidden_layer_sizes": trunk, "part_layer_sizes": part, "batch_size": 23}
     dpq = DPQTransformer(M, K, D, **sizes, max_iter=1, random_state=seed)
     if kind == "backbone":
         dpq.set_params(backbone=torch.nn.Identity())
+    else:
+        dpq.set_params(supervision=supervision)
     dpq.fit(X, np.arange(23) % 2)
     assert dpq.parameters_["codebooks"].dtype == ("f8" if kind == "float64" else "f4")
     for name, value in dpq.parameters_.items():  # as training makes them: far from even

@@ -59,13 +59,15 @@ def check_warm_start(dpq, X, classes, architecture):
     classes : ndarray of shape (n_classes,)
         Sorted labels of these.
     architecture : dict
-        What the parameters now say, from `network.make_architecture`.
+        What the parameters now say, from `network.make_architecture`; whether there is a `Nearness` is as it was.
     """
+    sizes = {name: value for name, value in dpq.architecture_.items() if name != "nearness"}
+    architecture = {name: value for name, value in architecture.items() if name != "nearness"}
     if not np.array_equal(*comparable(classes, dpq.classes_)):
         raise ValueError(f"warm_start can only go on with the same classes: expected {dpq.classes_}, got {classes}.")
-    if X.shape[1:] != dpq.input_shape_ or architecture != dpq.architecture_:
+    if X.shape[1:] != dpq.input_shape_ or architecture != sizes:
         raise ValueError(
-            f"warm_start can only go on with the same architecture: expected {dpq.architecture_} on samples of "
+            f"warm_start can only go on with the same architecture: expected {sizes} on samples of "
             f"shape {dpq.input_shape_}, got {architecture} on {X.shape[1:]}."
         )
 
@@ -77,10 +79,12 @@ def _is_count(value, least=1):
 def _shapes_of(architecture):
     """Return the shapes of all parameters of a network, by their names."""
     sizes = ("n_units", "n_classes", "M", "K", "D", *_LAYERS)
-    if not isinstance(architecture, dict) or set(architecture) != set(sizes):
+    if not isinstance(architecture, dict) or set(architecture) - {"nearness"} != set(sizes):
         raise ValueError("expected the architecture of a network, got another.")
     for name, value in architecture.items():
-        if name in _LAYERS:
+        if name == "nearness":
+            right = value is True
+        elif name in _LAYERS:
             right = isinstance(value, tuple) and len(value) < 1000 and all(map(_is_count, value))
         else:
             right = (name == "D" and value is None) or _is_count(value, 0 if name == "n_classes" else 1)

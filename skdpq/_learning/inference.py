@@ -92,6 +92,7 @@ class _Block:
         """Return the logits (M, B, K) of x (B, n_units)."""
         if x is not self._activations.units[0]:
             self._activations.place(x)
+        self._activations.aim()
         return self._activations.fill()
 
 

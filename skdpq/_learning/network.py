@@ -12,8 +12,9 @@ import numpy as np
 import torch
 from torch import nn
 
+from .nearness import Nearness
 from .samples import fits_in_memory
-from .user_code import units_of
+from .user_code import trains, units_of
 
 
 class DPQOutput(NamedTuple):
@@ -111,10 +112,23 @@ class DPQNetwork(nn.Module):
         Learned in front of the trunk; returns (B, n_units).
     dropout : float
         Share of the n_units that training sets to zero, drawn anew for each sample.
+    nearness : bool
+        Whether the logits gain the `Nearness` of codewords, which the caller sets.
     """
 
     def __init__(
-        self, n_units, n_classes, *, M, K, D, hidden_layer_sizes, part_layer_sizes, backbone=None, dropout=0.0
+        self,
+        n_units,
+        n_classes,
+        *,
+        M,
+        K,
+        D,
+        hidden_layer_sizes,
+        part_layer_sizes,
+        backbone=None,
+        dropout=0.0,
+        nearness=False,
     ):
         super().__init__()
         self.n_units, self.M, self.K = n_units, M, K
@@ -131,14 +145,11 @@ class DPQNetwork(nn.Module):
         self.codebooks = nn.Parameter(torch.empty(M, K, D))
         self.classifier = Linear(M * D, n_classes) if n_classes else None
         self.class_centers = nn.Parameter(torch.empty(n_classes, M * D))
-
-    def trains_backbone(self):
-        """Return whether there is a backbone with a parameter to train."""
-        return self.backbone is not None and any(p.requires_grad for p in self.backbone.parameters())
+        self.nearness = Nearness(n_units, M * D) if nearness else None
 
     def take_fixed_backbone(self, n_samples):
         """Take the backbone off and return it, if units of so many samples can be computed once; else return None."""
-        if self.trains_backbone() or not fits_in_memory(n_samples * self.n_units):
+        if trains(self.backbone) or not fits_in_memory(n_samples * self.n_units):
             return None
         backbone, self.backbone = self.backbone, None
         return backbone
@@ -146,7 +157,7 @@ class DPQNetwork(nn.Module):
     def train(self, mode=True):
         """Switch between training and evaluation; a backbone without trainable parameters stays in evaluation mode."""
         super().train(mode)
-        if self.backbone is not None and not self.trains_backbone():
+        if self.backbone is not None and not trains(self.backbone):
             self.backbone.eval()
         return self
 
@@ -191,6 +202,7 @@ class DPQNetwork(nn.Module):
         """
         if self.backbone is not None:
             x = units_of(self.backbone, x, self.n_units)
+        units = x
         if self.training and self.dropout:
             kept = torch.empty_like(x).bernoulli_(1 - self.dropout, generator=generator)
             x = x * kept.div_(1 - self.dropout)
@@ -199,7 +211,10 @@ class DPQNetwork(nn.Module):
         s = split_parts(x, self.M, self.N)
         for layer in self.parts[:-1]:
             s = layer(s).relu_()
-        return self.parts[-1](s)
+        logits = self.parts[-1](s)
+        if self.nearness is None:
+            return logits
+        return self.nearness.add(logits, self.nearness.target(units), self.codebooks)
 
     def forward(self, x, generator=None):
         """Compute p, the codes and both representations of a batch.
@@ -221,8 +236,11 @@ class DPQNetwork(nn.Module):
         return DPQOutput(p, codes, *SoftAndHard.apply(p, codes, self.codebooks))
 
 
-def make_architecture(n_units, n_classes, M, K, D, hidden_layer_sizes, part_layer_sizes):
-    """Return what `DPQNetwork` takes, as a dict; ValueError where a layer's size is no positive integer."""
+def make_architecture(n_units, n_classes, M, K, D, hidden_layer_sizes, part_layer_sizes, nearness):
+    """Return what `DPQNetwork` takes, as a dict; ValueError where a layer's size is no positive integer.
+
+    `nearness` is in it only where true: before there was one, it was not.
+    """
     return {
         "n_units": n_units,
         "n_classes": n_classes,
@@ -231,6 +249,7 @@ def make_architecture(n_units, n_classes, M, K, D, hidden_layer_sizes, part_laye
         "D": None if D is None else int(D),
         "hidden_layer_sizes": check_layer_sizes(hidden_layer_sizes, "hidden_layer_sizes"),
         "part_layer_sizes": check_layer_sizes(part_layer_sizes, "part_layer_sizes"),
+        **({"nearness": True} if nearness else {}),
     }
 
 
@@ -295,7 +314,7 @@ class Activations:
     Parameters
     ----------
     parameters : dict of str to Tensor
-        By their names in `DPQNetwork`.
+        By their names in `DPQNetwork`, with those of its `Nearness`, if any.
     B : int
         Samples of a batch.
 
@@ -312,6 +331,8 @@ class Activations:
         self._parts = layers(parameters, "parts")
         self.units = [None, *(bias.new_empty(B, len(bias)) for _, bias in self._trunk)]
         self.s = [None, *(bias.new_empty(len(bias), B, bias.shape[2]) for _, bias in self._parts)]
+        self._codebooks, self.nearness = parameters["codebooks"], Nearness.among(parameters)
+        self.target = None
 
     def place(self, x):
         """Take units x (B, n_units) as the batch, now or as often as they change."""
@@ -319,8 +340,13 @@ class Activations:
         self.units[0] = x
         self.s[0] = split_parts(self.units[-1], M, N)
 
+    def aim(self):
+        """Compute what codewords are to be near to, if anything: of the units as they are now, before a dropout."""
+        if self.nearness is not None:
+            self.target = self.nearness.target(self.units[0])
+
     def fill(self):
-        """Compute the layers as `DPQNetwork.logits` does; return the logits."""
+        """Compute the layers as `DPQNetwork.logits` does, after `aim`; return the logits."""
         units, s = self.units, self.s
         for i, (weight, bias) in enumerate(self._trunk):
             torch.addmm(bias, units[i], weight, out=units[i + 1]).relu_()
@@ -328,7 +354,7 @@ class Activations:
             torch.baddbmm(bias, s[i], weight, out=s[i + 1])
             if i + 1 < len(self._parts):
                 s[i + 1].relu_()
-        return s[-1]
+        return s[-1] if self.nearness is None else self.nearness.add(s[-1], self.target, self._codebooks)
 
 
 def layers(parameters, name):

@@ -13,6 +13,11 @@ import torch
 _BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}  # by the bytes of an item
 
 
+def trains(backbone):
+    """Return whether there is a backbone, and it has a parameter to train."""
+    return backbone is not None and any(p.requires_grad for p in backbone.parameters())
+
+
 def units_of(backbone, x, n_units=None):
     """Return the units that a backbone makes of a batch.
 

@@ -31,6 +31,8 @@ def make_problem(n_units, seed=0, n_classes=C, **sizes):
     network.initialize(generator)
     with torch.no_grad():
         network.class_centers.normal_(generator=generator)
+    if network.nearness is not None:
+        network.nearness.take(random_projection(network, n_units, seed=2), 0.7)
     X = torch.randn(N, n_units, dtype=torch.float64, generator=generator)
     weight = torch.rand(N, dtype=torch.float64, generator=generator) + 0.1
     return network, X, torch.randint(C, (N,), generator=generator), weight
@@ -44,6 +46,7 @@ sizes = st.fixed_dictionaries(
         "D": st.one_of(st.none(), st.integers(1, 4)),
         "hidden_layer_sizes": st.lists(st.integers(1, 9), max_size=2),
         "part_layer_sizes": st.lists(st.integers(1, 7), max_size=2),
+        "nearness": st.booleans(),
     }
 )
 weights = st.tuples(*[st.sampled_from([0.0, 0.3, 1.0, 1.7])] * len(TERMS))
@@ -55,9 +58,9 @@ def start(step_class, network, objective=ONE_EACH, batch_size=8, seed=0, **plan)
     return step_class(network, objective, weight_decay=0.1, batch_size=batch_size, generator=generator, **plan)
 
 
-def random_projection(network, n_units):
+def random_projection(network, n_units, seed=1):
     M, _, D = network.codebooks.shape
-    generator = torch.Generator().manual_seed(1)
+    generator = torch.Generator().manual_seed(seed)
     weight, bias, scale, origin = (
         torch.randn(shape, dtype=torch.float64, generator=generator)
         for shape in ((n_units, M * D), (M * D,), (n_units,), (n_units,))

@@ -24,7 +24,10 @@ N_UNITS = 12
 def make_network(n_units=N_UNITS, *, dtype=torch.float64, **sizes):
     sizes = {"M": 4, "K": 5, "D": 2, "hidden_layer_sizes": (), "part_layer_sizes": ()} | sizes
     network = DPQNetwork(n_units, 3, **sizes).to(dtype)
-    network.initialize(torch.Generator().manual_seed(0))
+    generator = torch.Generator().manual_seed(0)
+    network.initialize(generator)
+    for buffer in network.buffers():  # of a nearness
+        buffer.normal_(generator=generator)
     return network.eval()
 
 
@@ -36,7 +39,7 @@ def to_tensor(rows, dtype, out):
 def codes_and_soft(network, X, backbone=None):
     """Return what `infer` writes, and whether it found all finite."""
     M, _, D = network.codebooks.shape
-    parameters = dict(network.named_parameters())
+    parameters = network.state_dict()
     codes, soft = np.empty((len(X), M), np.uint16), np.empty((len(X), M * D), network.arrays()["codebooks"].dtype)
     finite = [infer(parameters, X, to_tensor, result, backbone) for result in (codes, soft)]
     return codes, soft, finite
@@ -50,12 +53,14 @@ def codes_and_soft(network, X, backbone=None):
     D=st.one_of(st.none(), st.integers(1, 3)),
     trunk=st.lists(st.integers(1, 9), max_size=2),
     part=st.lists(st.integers(1, 4), max_size=2),
+    nearness=st.booleans(),
     block_rows=st.integers(1, 9),
 )
 def test_it_is_the_forward_pass_for_any_architecture_in_blocks_of_any_size(
-    n, n_units, M, K, D, trunk, part, block_rows
+    n, n_units, M, K, D, trunk, part, nearness, block_rows
 ):
-    network = make_network(n_units, M=M, K=K, D=D, hidden_layer_sizes=trunk, part_layer_sizes=part)
+    sizes = {"M": M, "K": K, "D": D, "hidden_layer_sizes": trunk, "part_layer_sizes": part}
+    network = make_network(n_units, **sizes, nearness=nearness)
     X = np.random.default_rng(0).normal(size=(n, n_units))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(inference, "_CPU_BLOCK_ROWS", block_rows)

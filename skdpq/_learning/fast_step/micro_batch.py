@@ -21,7 +21,7 @@ class MicroBatch:
     Parameters
     ----------
     parameters, gradients : dict of str to Tensor
-        By their names in `DPQNetwork`; gradients are written at each batch.
+        By their names in `DPQNetwork`; gradients, of all but a `Nearness`, are written at each batch.
     objective : Objective
         What is minimized.
     dropout : float
@@ -73,6 +73,7 @@ class MicroBatch:
         # Targets are of the sample before dropout.
         if self._projection is not None:
             buf.target.copy_(self._projection(buf.x))
+        buf.activations.aim()
         if self._distills:
             buf.roots.copy_(buf.x)
         if self._dropout:
@@ -95,6 +96,7 @@ class MicroBatch:
         torch.dot(buf.mean_flat, buf.total_flat, out=buf.term["gini_batch"])
         aten._softmax_backward_data.out(buf.grad_p, buf.p, -1, buf.p.dtype, grad_input=buf.grad_p)
         grad = self._part_gradients(buf)
+        self._nearness_gradient(buf)
         if len(buf.activations.units) > 1:
             self._trunk_gradients(buf, grad)
 
@@ -189,6 +191,14 @@ class MicroBatch:
                 torch.bmm(grad, self._transposed_parts[i], out=buf.grad_s[i])
                 grad = _through_relu(buf.grad_s[i], s[i])
         return grad
+
+    def _nearness_gradient(self, buf):
+        """Add what the codebooks' gradient gains by the logits', whose sums are the gradient of the last bias."""
+        nearness, target = buf.activations.nearness, buf.activations.target
+        if nearness is not None:
+            sums = self._gradients[f"parts.{len(self._transposed_parts) - 1}.bias"]
+            codebooks, gradient = self._parameters["codebooks"], self._gradients["codebooks"]
+            nearness.add_gradient(gradient, buf.grad_p, sums, target, codebooks)
 
     def _trunk_gradients(self, buf, grad):
         """Compute the gradients of the trunk, given that of the output of the part networks' first layer."""

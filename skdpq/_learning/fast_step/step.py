@@ -77,7 +77,9 @@ class FastStep:
         self._shares_products = n_products >= n_micro_batches * plan.share_products
         self._gradients = [torch.empty_like(self._values) for _ in range(n_micro_batches)]
         self._micro_batches = [
-            MicroBatch(views, self._views(gradient), objective, network.dropout, generator)
+            MicroBatch(
+                views | dict(network.named_buffers()), self._views(gradient), objective, network.dropout, generator
+            )
             for gradient in self._gradients
         ]
         self._ranges = [self._range(i, n_micro_batches, weight_decay) for i in range(n_micro_batches)]
