@@ -476,7 +476,7 @@ class BaseDPQ(CallbackSupportMixin, QuantizerMixin, BaseEstimator):
 
     def _is_near(self):
         """Return whether codes are of the nearest codewords, too: where labels supervise in part, by fixed units."""
-        return 0 < self.supervision < 1 and len(self.classes_) > 0 and not trains(self.backbone_)
+        return self.supervision < 1 and len(self.classes_) > 0 and not trains(self.backbone_)
 
     def _seeded(self, generator, network):
         """Seed torch's global generator for code of the user, which knows no other; put it back after the block."""

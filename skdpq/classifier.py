@@ -150,7 +150,7 @@ class DPQClassifier(ClassifierMixin, BaseDPQ):
     parameters_ : dict of str to ndarray
         All parameters of the network but the backbone's.
     architecture_ : dict
-        Sizes of the network.
+        Sizes of the network, and whether it has a nearness (docs/paper.md).
     backbone_ : torch.nn.Module or None
         Trained copy of the backbone, on the CPU.
     mean_ : ndarray of shape (n_features,) or None

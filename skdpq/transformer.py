@@ -63,8 +63,8 @@ class DPQTransformer(BaseDPQ):
         the weight of the term "preservation", which is the Joint Central Loss with a fixed projection of each sample's
         own features, divided by their length, in the place of the class center. Below 1, at 0.2 say, codes keep
         more of what tells classes apart that are not in the training data; 0 needs no labels, and is what is done
-        without: then codes are made for samples like those in X. With a backbone, features are the units that it gives
-        before training.
+        without: then codes are made for samples like those in X. Between 0 and 1, codes are also drawn to the codewords
+        nearest to these projections. With a backbone, features are the units that it gives before training.
     gini_batch_weight : float or "auto", default="auto"
         Weight of GiniBatch (equation 6), a mean over the parts. ``"auto"`` is 1 up to K=64, and K / 64 beyond: an even
         use of the codewords has a GiniBatch of 1 / K, and its gradient shrinks like that. It is four times as much
@@ -136,7 +136,7 @@ class DPQTransformer(BaseDPQ):
     parameters_ : dict of str to ndarray
         All parameters of the network but the backbone's.
     architecture_ : dict
-        Sizes of the network.
+        Sizes of the network, and whether it has a nearness (docs/paper.md).
     backbone_ : torch.nn.Module or None
         Trained copy of the backbone, on the CPU.
     mean_ : ndarray of shape (n_features,) or None

@@ -136,6 +136,16 @@ def test_absurd_shapes_are_refused_before_anything_is_allocated(files, refused, 
     refused(rewrite(files["opq"], change), match)
 
 
+def test_a_network_says_that_it_has_a_nearness_or_nothing(files, refused):
+    def change(header, _):
+        estimators = json.loads(header["__metadata__"]["estimators"])
+        pairs = estimators[0]["fitted"]["architecture_"]["dict"]
+        pairs[pairs.index(["nearness", True])][1] = 2
+        header["__metadata__"]["estimators"] = json.dumps(estimators)
+
+    refused(rewrite(files["network"], change), "expected counts in the architecture, got nearness=2")
+
+
 def test_hostile_files_take_little_memory(files, tmp_path):
     """A process with 300 MB above what importing takes refuses them, and does not run out of memory."""
 
