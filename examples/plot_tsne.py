@@ -18,7 +18,7 @@ from sklearn.pipeline import make_pipeline
 from skdpq import DPQNeighbors, DPQTransformer, ProductQuantizer
 
 X_train, X, y_train, y = train_test_split(*load_digits(return_X_y=True), test_size=700, random_state=0)
-dpq = DPQTransformer(M=8, K=16, supervision=0.2, intra_norm=True, random_state=0).fit(X_train, y_train)
+dpq = DPQTransformer(M=8, K=16, supervision=0.2, random_state=0).fit(X_train, y_train)
 pq = ProductQuantizer(M=8, K=16, random_state=0).fit(X_train)
 
 # %%

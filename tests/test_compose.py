@@ -23,7 +23,7 @@ from sklearn.preprocessing import StandardScaler
 from skdpq import DPQClassifier, DPQNeighbors, DPQTransformer, ProductQuantizer
 from skdpq.metrics import retrieval_scorer
 
-SMALL = {"M": 4, "K": 16, "max_iter": 60, "random_state": 0}
+SMALL = {"M": 4, "K": 16, "max_iter": 30, "random_state": 0}
 CV = StratifiedKFold(3, shuffle=True, random_state=0)
 
 
