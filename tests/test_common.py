@@ -7,9 +7,9 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from skdpq import DPQClassifier, DPQNeighbors, DPQTransformer, ProductQuantizer
 
-# As their users construct them.
+# As their users construct them; others learn for fewer epochs, of batches that hold all samples, as by default.
 ESTIMATORS = [DPQTransformer(), DPQClassifier(), ProductQuantizer(), DPQNeighbors()]
-LESS_SUPERVISED = [DPQTransformer(supervision=0.5), DPQTransformer(supervision=0)]
+LESS_SUPERVISED = [DPQTransformer(supervision=s, max_iter=20, batch_size=256) for s in (0.5, 0)]
 QUANTIZERS = ESTIMATORS[:3]
 # The defaults have more dimensions than the data of the checks have features. Of these, the first have fewer than
 # features and more than samples, the second fewer than either.
