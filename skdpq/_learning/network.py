@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from .nearness import Nearness
+from .nearness import Aim, Nearness
 from .samples import fits_in_memory
 from .user_code import trains, units_of
 
@@ -214,7 +214,7 @@ class DPQNetwork(nn.Module):
         logits = self.parts[-1](s)
         if self.nearness is None:
             return logits
-        return self.nearness.add(logits, self.nearness.target(units), self.codebooks)
+        return self.nearness.add(logits, units, self.codebooks)
 
     def forward(self, x, generator=None):
         """Compute p, the codes and both representations of a batch.
@@ -324,6 +324,8 @@ class Activations:
         The batch, and the output of each layer of the trunk.
     s : list of Tensor of shape (M, B, .)
         Sub-vectors s_m, and the output of each layer of the part networks: last the logits (M, B, K).
+    near : Aim or None
+        Of the network's nearness.
     """
 
     def __init__(self, parameters, B):
@@ -331,8 +333,7 @@ class Activations:
         self._parts = layers(parameters, "parts")
         self.units = [None, *(bias.new_empty(B, len(bias)) for _, bias in self._trunk)]
         self.s = [None, *(bias.new_empty(len(bias), B, bias.shape[2]) for _, bias in self._parts)]
-        self._codebooks, self.nearness = parameters["codebooks"], Nearness.among(parameters)
-        self.target = None
+        self.near = Aim(parameters, B) if "nearness.beta" in parameters else None
 
     def place(self, x):
         """Take units x (B, n_units) as the batch, now or as often as they change."""
@@ -342,19 +343,20 @@ class Activations:
 
     def aim(self):
         """Compute what codewords are to be near to, if anything: of the units as they are now, before a dropout."""
-        if self.nearness is not None:
-            self.target = self.nearness.target(self.units[0])
+        if self.near is not None:
+            self.near.take(self.units[0])
 
     def fill(self):
         """Compute the layers as `DPQNetwork.logits` does, after `aim`; return the logits."""
         units, s = self.units, self.s
         for i, (weight, bias) in enumerate(self._trunk):
             torch.addmm(bias, units[i], weight, out=units[i + 1]).relu_()
-        for i, (weight, bias) in enumerate(self._parts):
-            torch.baddbmm(bias, s[i], weight, out=s[i + 1])
-            if i + 1 < len(self._parts):
-                s[i + 1].relu_()
-        return s[-1] if self.nearness is None else self.nearness.add(s[-1], self.target, self._codebooks)
+        for i, (weight, bias) in enumerate(self._parts[:-1]):
+            torch.baddbmm(bias, s[i], weight, out=s[i + 1]).relu_()
+        weight, bias = self._parts[-1]
+        if self.near is None:
+            return torch.baddbmm(bias, s[-2], weight, out=s[-1])
+        return self.near.add(torch.baddbmm(self.near.bias(bias), s[-2], weight, out=s[-1]))
 
 
 def layers(parameters, name):

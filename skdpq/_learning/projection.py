@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from sklearn.preprocessing import normalize
-from torch import nn
 
 from .._arrays import one_at_a_time
 from .user_code import units_of
@@ -20,6 +19,7 @@ _ONE_UNIT = 10.0  # times the median standard deviation, at most, that of any fe
 _MAX_SQUARE = 2048  # features, or samples, whose matrix of covariances, or of products, is decomposed whole
 _MAX_PRODUCTS_VALUES = 2**25  # of all samples at a time: 256 MB
 _NO_VARIANCE = 2.0**-40  # of the largest variance; what has less is rounding
+_NO_LENGTH = 1e-12  # of units; what is shorter is divided by this
 _TIED = 1e-9  # variances that differ by less than this share of the largest are equal
 _OVERSAMPLED, _ITERATIONS = 10, 6  # of the randomized decomposition
 _FITTED = ("projection_", "projection_bias_", "projection_scale_")
@@ -38,9 +38,8 @@ class Directions(NamedTuple):
     origin: Any
 
     def __call__(self, x):
-        """Return units x (B, n_units), an array or a tensor, as they are compared."""
-        x = x * self.scale + self.origin
-        return nn.functional.normalize(x) if isinstance(x, torch.Tensor) else one_at_a_time(normalize)(x)
+        """Return units x, an array (n, n_units), as they are compared."""
+        return one_at_a_time(normalize)(x * self.scale + self.origin)
 
 
 def choose_divisors(scaling):
@@ -101,10 +100,13 @@ class Projection:
         return cls(weight, bias, Directions(*directions), backbone)
 
     @torch.no_grad()
-    def __call__(self, x):
-        """Return the target (B, M * D) of a batch."""
+    def __call__(self, x, scaled=None, out=None):
+        """Return the target (B, M * D) of a batch, in memory for scaled units (B, n_units) and for it, if given."""
         units = x if self.backbone is None else units_of(self.backbone, x, len(self.weight))
-        return torch.addmm(self.bias, self.directions(units), self.weight)
+        scaled = torch.mul(units, self.directions.scale, out=scaled).add_(self.directions.origin)
+        lengths = torch.linalg.vector_norm(scaled, dim=1, keepdim=True).clamp_(min=_NO_LENGTH)
+        # The product is divided by the lengths, as it has less columns than there are units.
+        return torch.mm(scaled, self.weight, out=out).div_(lengths).add_(self.bias)
 
 
 def fit_projection(blocks, scaling, M, D, generator, shared):

@@ -32,7 +32,7 @@ def make_problem(n_units, seed=0, n_classes=C, **sizes):
     with torch.no_grad():
         network.class_centers.normal_(generator=generator)
     if network.nearness is not None:
-        network.nearness.take(random_projection(network, n_units, seed=2), 0.7)
+        network.nearness.take(random_projection(network, n_units), 0.7)
     X = torch.randn(N, n_units, dtype=torch.float64, generator=generator)
     weight = torch.rand(N, dtype=torch.float64, generator=generator) + 0.1
     return network, X, torch.randint(C, (N,), generator=generator), weight
@@ -58,14 +58,17 @@ def start(step_class, network, objective=ONE_EACH, batch_size=8, seed=0, **plan)
     return step_class(network, objective, weight_decay=0.1, batch_size=batch_size, generator=generator, **plan)
 
 
-def random_projection(network, n_units, seed=1):
+def random_projection(network, n_units):
+    """Return one to some dimensions of each part, and zeros after them."""
     M, _, D = network.codebooks.shape
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(1)
     weight, bias, scale, origin = (
         torch.randn(shape, dtype=torch.float64, generator=generator)
-        for shape in ((n_units, M * D), (M * D,), (n_units,), (n_units,))
+        for shape in ((n_units, M, D), (M, D), (n_units,), (n_units,))
     )
-    return Projection(weight, bias, Directions(scale, origin))
+    width = 1 + M % D
+    weight[:, :, width:], bias[:, width:] = 0, 0
+    return Projection(weight.flatten(1), bias.flatten(), Directions(scale, origin))
 
 
 @pytest.mark.parametrize("split_products", [0, 2**62])

@@ -28,6 +28,9 @@ def make_network(n_units=N_UNITS, *, dtype=torch.float64, **sizes):
     network.initialize(generator)
     for buffer in network.buffers():  # of a nearness
         buffer.normal_(generator=generator)
+    if network.nearness is not None and network.codebooks.shape[2] > 1:  # to fewer dimensions than codewords have
+        network.nearness.weight.unflatten(1, (network.M, -1))[:, :, -1] = 0
+        network.nearness.bias.unflatten(0, (network.M, -1))[1:, -1] = 0
     return network.eval()
 
 

@@ -289,3 +289,8 @@ def test_neighbors_take_a_transformer_without_labels(split):
     X, *_ = split
     neighbors = DPQNeighbors(quantizer=DPQTransformer(**SMALL)).fit(X)
     assert_array_equal(neighbors.codes_, clone(neighbors.quantizer).fit(X).encode(X))
+
+
+def test_units_of_no_length_have_the_target_of_none():
+    projection = Projection(torch.ones(3, 2), torch.tensor([0.5, 2.0]), Directions(torch.ones(3), torch.zeros(3)))
+    torch.testing.assert_close(projection(torch.zeros(2, 3)), torch.tensor([[0.5, 2.0]] * 2))

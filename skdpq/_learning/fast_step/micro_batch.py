@@ -70,10 +70,13 @@ class MicroBatch:
         torch.index_select(X, 0, batch, out=buf.x)
         buf.y.copy_(y)
         buf.weight.copy_(weight)
-        # Targets are of the sample before dropout.
-        if self._projection is not None:
-            buf.target.copy_(self._projection(buf.x))
+        # Targets are of the sample before dropout. What is preserved is what codewords are near to.
         buf.activations.aim()
+        if self._projection is not None:
+            if buf.activations.near is not None:
+                buf.activations.near.copy_target(buf.target)
+            else:
+                self._projection(buf.x, buf.scaled, buf.target)
         if self._distills:
             buf.roots.copy_(buf.x)
         if self._dropout:
@@ -194,11 +197,9 @@ class MicroBatch:
 
     def _nearness_gradient(self, buf):
         """Add what the codebooks' gradient gains by the logits', whose sums are the gradient of the last bias."""
-        nearness, target = buf.activations.nearness, buf.activations.target
-        if nearness is not None:
+        if buf.activations.near is not None:
             sums = self._gradients[f"parts.{len(self._transposed_parts) - 1}.bias"]
-            codebooks, gradient = self._parameters["codebooks"], self._gradients["codebooks"]
-            nearness.add_gradient(gradient, buf.grad_p, sums, target, codebooks)
+            buf.activations.near.add_gradient(self._gradients["codebooks"], buf.grad_p, sums)
 
     def _trunk_gradients(self, buf, grad):
         """Compute the gradients of the trunk, given that of the output of the part networks' first layer."""
@@ -237,7 +238,8 @@ class _Buffers:
 
     def _make_inputs(self, codebooks, n_units, B):
         M, _, D = codebooks.shape
-        self.x, self.target = codebooks.new_empty(B, n_units), codebooks.new_empty(B, M * D)
+        self.x, self.scaled = codebooks.new_empty(2, B, n_units)
+        self.target = codebooks.new_empty(B, M * D)
         self.roots, self.posterior = codebooks.new_empty(B, n_units), codebooks.new_empty(n_units, B)
         self.transposed_roots, self.posterior_of_half = self.roots.T, self.posterior[:, None]
         self.activations.place(self.x)
