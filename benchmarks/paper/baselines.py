@@ -74,7 +74,8 @@ class SUBIC(Codebooks):
 
     Entropies take the place of the Gini terms, and there is neither hard nor a center in training. First its own layers
     learn, and then, if there is a backbone, all do, as `own` and `joint` say: each a dict of `max_iter`, epochs, and
-    `learning_rate`, which falls to zero over the second half of them. Without a backbone, features are standardised.
+    `learning_rate`, which falls to zero over the second half of them. Without a backbone, features are standardised,
+    unless they are units of a base network.
     """
 
     def __init__(
@@ -93,6 +94,7 @@ class SUBIC(Codebooks):
         dropout=0.4,
         sample_entropy=0.1,
         batch_entropy=0.1,
+        standardize=True,
         seed=0,
     ):
         self.M = M
@@ -108,12 +110,13 @@ class SUBIC(Codebooks):
         self.dropout = dropout
         self.sample_entropy = sample_entropy
         self.batch_entropy = batch_entropy
+        self.standardize = standardize
         self.seed = seed
 
     def fit(self, X, y):
         """Learn the network."""
         torch.manual_seed(self.seed)
-        self.scaler_ = StandardScaler().fit(X) if self.backbone is None else None
+        self.scaler_ = StandardScaler().fit(X) if self.backbone is None and self.standardize else None
         X, y = self._to_tensor(X), torch.from_numpy(y).to(DEVICE)
         backbone = None if self.backbone is None else copy.deepcopy(self.backbone).to(DEVICE)
         units = X if backbone is None else self._units(backbone.eval(), X)
@@ -160,7 +163,7 @@ class SUBIC(Codebooks):
                 step += 1
                 for group in optimizer.param_groups:
                     group["lr"] = learning_rate * min(1, 20 * step / n_steps, 2 * (1 - (step - 1) / n_steps))
-                p = torch.softmax(network.logits(X[batch]), dim=-1)
+                p = torch.softmax(network.logits(X[batch].float()), dim=-1)
                 logits = network.classifier(concatenate_parts(p))
                 loss = cross_entropy(logits, y[batch], label_smoothing=self.label_smoothing)
                 loss = loss + self.sample_entropy * entropy(p).mean() - self.batch_entropy * entropy(p.mean(1)).mean()
@@ -171,7 +174,7 @@ class SUBIC(Codebooks):
     @torch.inference_mode()
     def soft(self, X):
         """Return p, concatenated."""
-        blocks = [torch.softmax(self.network_.logits(x), dim=-1) for x in self._to_tensor(X).split(1000)]
+        blocks = [torch.softmax(self.network_.logits(x.float()), dim=-1) for x in self._to_tensor(X).split(1000)]
         return torch.cat([concatenate_parts(p) for p in blocks]).cpu().numpy()
 
     def encode(self, X):

@@ -98,7 +98,7 @@ def main():
             train, test = load_split(options.data, options.validation)
             network, _ = base_network(train, options.cache, seed, test if options.validation else None)
             ablate(results, *((units(network, X), y) for X, y in (train, test)), seed)
-            experiments, sizes = from_classes(train, test, options.cache), {"M": M, "K": K}
+            experiments, sizes = from_classes(train, test, options.cache, seed), {"M": M, "K": K}
         for experiment, source, targets in experiments:
             for weight in CENTRAL_WEIGHTS:
                 params = sizes | {"joint_central_weight": weight, "random_state": seed}

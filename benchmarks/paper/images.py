@@ -178,10 +178,14 @@ def units(network, X):
 
 
 @torch.inference_mode()
+def posterior(classifier, F):
+    """Return the posterior that a base network's own classifier has of units F."""
+    return torch.softmax(classifier(torch.from_numpy(F).to(classifier.weight.device)), 1).cpu().numpy()
+
+
 def accuracy(classifier, F, y):
     """Return the accuracy of a base network's own classifier on units F."""
-    logits = classifier(torch.from_numpy(F).to(classifier.weight.device))
-    return float((logits.argmax(1).cpu().numpy() == y).mean())
+    return float((posterior(classifier, F).argmax(1) == y).mean())
 
 
 def base_network(train, cache, seed, validation=None, n_epochs=N_EPOCHS):
@@ -201,16 +205,16 @@ def without(data, classes):
     return (X[kept], np.unique(y[kept], return_inverse=True)[1]), (X[~kept], y[~kept])
 
 
-def from_classes(train, test, cache):
-    """Yield the experiments that search for classes that were left out, each with one base network for all seeds."""
+def from_classes(train, test, cache, seed):
+    """Yield the experiments that search for classes that were left out, each with a base network of its own."""
     for classes in UNSEEN:
         source, _ = without(train, classes)
-        network, _ = base_network(source, cache, seed=0, n_epochs=N_EPOCHS_UNSEEN)
+        network, _ = base_network(source, cache, seed, n_epochs=N_EPOCHS_UNSEEN)
         source, seen, unseen = ((units(network, X), y) for X, y in (source, *without(test, classes)))
         yield f"unseen {classes}", source, {"seen": seen, "unseen": unseen}
 
 
-def fit_dpq(network, X, y, M, K, seed, jointly=True):
+def fit_dpq(network, X, y, M, K, seed, jointly=True, **params):
     """Return a DPQClassifier of images that starts from a base network: its own layers first, then all jointly."""
     clf = DPQClassifier(
         M=M,
@@ -221,6 +225,7 @@ def fit_dpq(network, X, y, M, K, seed, jointly=True):
         batch_size=BATCH,
         n_iter_no_change=100,
         random_state=seed,
+        **params,
     )
     clf.set_params(**OWN).fit(X, y)
     if jointly:

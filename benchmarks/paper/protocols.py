@@ -10,8 +10,9 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import _common
 import numpy as np
 from sklearn.frozen import FrozenEstimator
+from sklearn.preprocessing import normalize
 
-from skdpq import DPQNeighbors, metrics
+from skdpq import DPQClassifier, DPQNeighbors, metrics
 
 RESULTS = Path(__file__).parent / "results"
 METRICS = {"": "mean_average_precision", ", 21 points": "interpolated_mean_average_precision"}
@@ -35,12 +36,13 @@ def sides(protocol, y_test):
 
 
 def evaluate(quantizer, train, test):
-    """Return the mAP over the whole ranking by (protocol, search) of a fitted quantizer.
+    """Return the mAP over the whole ranking by (protocol, search) of a fitted quantizer; of DPQ also by relevance.
 
     `train` and `test` are pairs of samples and labels. `DPQNeighbors` takes whatever has `encode`, `soft`, `decode` and
     `codebooks_`, and its score is tie-aware.
     """
     codes = quantizer.encode(test[0])
+    rankings = {"": "euclidean"} | ({" relevance": "relevance"} if isinstance(quantizer, DPQClassifier) else {})
     scores = {}
     for protocol in PROTOCOLS:
         queries, database = sides(protocol, test[1])
@@ -49,9 +51,20 @@ def evaluate(quantizer, train, test):
             neighbors.fit(*train)
         else:
             neighbors.fit_codes(codes[database], test[1][database])
-        for search in ("symmetric", "asymmetric"):
-            neighbors.set_params(search=search)
-            scores[f"{protocol} {search}"] = neighbors.score(test[0][queries], test[1][queries])
+        for suffix, metric in rankings.items():
+            for search in ("symmetric", "asymmetric"):
+                neighbors.set_params(search=search, metric=metric)
+                scores[f"{protocol} {search}{suffix}"] = neighbors.score(test[0][queries], test[1][queries])
+    return scores
+
+
+def evaluate_uncompressed(train, test, distances):
+    """Return the mAP by protocol of vectors that are not compressed, by the `distances` of queries and items."""
+    scores = {}
+    for protocol in PROTOCOLS:
+        queries, database = sides(protocol, test[1])
+        items, labels = train if database is None else (test[0][database], test[1][database])
+        scores[f"{protocol} asymmetric"] = map_of_vectors(test[0][queries], test[1][queries], items, labels, distances)
     return scores
 
 
@@ -110,13 +123,23 @@ def squared_distances(queries, items):
     return np.square(items).sum(1) - 2 * (queries @ items.T)
 
 
-def map_of_vectors(queries, y, items, labels):
-    """Return the mAP of ranking vectors by their Euclidean distances, some queries at a time."""
+def probability_that_labels_differ(p_q, p_d):
+    """Return 1 - p_q . p_d of posteriors."""
+    return 1 - p_q @ p_d.T
+
+
+def of_length_one(samples):
+    """Return a pair of vectors and labels, the vectors divided by their length."""
+    return normalize(samples[0]), samples[1]
+
+
+def map_of_vectors(queries, y, items, labels, distances=squared_distances):
+    """Return the mAP of ranking vectors by their Euclidean distances, or others, some queries at a time."""
     total = 0.0
     for start in range(0, len(queries), 500):
         block = slice(start, start + 500)
-        distances = squared_distances(queries[block], items)
-        total += metrics.mean_average_precision(y[block], labels, distances) * len(y[block])
+        ranked = metrics.mean_average_precision(y[block], labels, distances(queries[block], items))
+        total += ranked * len(y[block])
     return total / len(queries)
 
 

@@ -25,7 +25,15 @@ PROTOCOLS = {
     "b": "all 10,000 test images against themselves",
     "c": "10,000 test queries against the 50,000 training images",
 }
-METHODS = ("DPQ", "DPQ, base network kept", "SUBIC", "PQ", "OPQ", "LSQ", "ITQ")
+NETWORKS = ("DPQ", "DPQ, base network kept", "DPQ, the paper's objective", "SUBIC")
+CLASSIFIERS = ("base network", "MLP", "discriminant analysis")
+ROWS_OF_LENGTH_ONE = ", rows of length one"
+METHODS = (
+    *NETWORKS,
+    *(f"{name}, PQ of roots" for name in CLASSIFIERS),
+    *(f"{name}{suffix}" for name in ("PQ", "OPQ", "LSQ", "ITQ") for suffix in ("", ROWS_OF_LENGTH_ONE)),
+)
+UNCOMPRESSED = ("distance", "cosine", *(f"posterior of {name}" for name in CLASSIFIERS))
 SEARCHES = ("symmetric", "asymmetric")
 NORMS = ("", " IntraNorm")
 CENTRAL_WEIGHTS = (0.0, 0.1, 0.25, 0.5, 1.0, 2.0, 4.0)
@@ -60,18 +68,28 @@ def table1(rows):
         yield f"\n### Protocol ({protocol}): {meaning}\n"
         yield header("method", "search", *bits)
         for method in METHODS:
-            for search in SEARCHES:
-                cells = [cell(rows.get(f"{method} M={M}", []), f"{protocol} {search}") for M in PARTS]
-                yield line(method, search, *cells)
+            for ranking in (" relevance", "") if method in NETWORKS[:-1] else ("",):
+                for search in SEARCHES:
+                    cells = [cell(rows.get(f"{method} M={M}", []), f"{protocol} {search}{ranking}") for M in PARTS]
+                    yield line(f"{method}{', by relevance' * bool(ranking)}", search, *cells)
         for search in SEARCHES:
             yield line("label codes, 4 bits", search, *[cell(rows.get("labels", []), f"{protocol} {search}")] * 4)
+        ceiling = [cell(rows.get(f"DPQ M={M}", []), f"{protocol} asymmetric soft") for M in PARTS]
+        yield line("uncompressed, posterior of DPQ's soft", "", *ceiling)
+        for name in UNCOMPRESSED:
+            yield line(
+                f"uncompressed, {name}",
+                "",
+                *[cell(rows.get(f"uncompressed, {name}", []), f"{protocol} asymmetric")] * 4,
+            )
         if protocol == "a":
             for method, searches in PAPER.items():
                 for search, values in searches.items():
                     yield line(f"{method}, in the paper", search, *(f"{value:.4f}" for value in values))
     yield "\n### Accuracy from codes\n\n" + header("method", *bits)
-    for method in METHODS[:3]:
+    for method in NETWORKS:
         yield line(method, *(cell(rows.get(f"{method} M={M}", []), "accuracy") for M in PARTS))
+    yield line("DPQ's soft", *(cell(rows.get(f"DPQ M={M}", []), "accuracy of soft") for M in PARTS))
     yield line("base network, not compressed", *[cell(rows.get("base", []), "accuracy")] * 4)
 
 
@@ -142,7 +160,9 @@ def plot_table1(rows, path):
     """Plot mAP against bits."""
     figure, axes = plt.subplots(figsize=(6, 4), layout="constrained")
     bits = [6 * M for M in PARTS]
-    for color, method in enumerate(("DPQ", *METHODS[2:])):
+    for color, method in enumerate(
+        ("DPQ", "SUBIC", "base network, PQ of roots", "PQ, rows of length one", "OPQ", "ITQ")
+    ):
         for search, style in zip(SEARCHES, ("--", "-"), strict=True):
             means = [np.mean([row[f"a {search}"] for row in rows[f"{method} M={M}"]]) for M in PARTS]
             axes.plot(bits, means, style, color=f"C{color}", label=method if style == "-" else None)

@@ -5,10 +5,11 @@
     python benchmarks/paper/table2.py --features imagenet.npz voc2007.npz caltech101.npz
 
 The first leaves three of the ten classes out, of base network and codes, and searches for them; three times, for
-others. The second learns from all classes, and searches in the images `<class>/*` of another folder, resized. The third
-takes features in the place of a base network's, as the paper does (VGG-128): of the first file X_train, y_train, X_test
-and y_test, of the others X and y. 1,000 random items are queries, and the rest the database. DPQ and SUBIC have the
-paper's ImageNet architecture; DPQ is run at several weights of `supervision`.
+others, and with a base network of its own for each seed. The second learns from all classes, and searches in the images
+`<class>/*` of another folder, resized. The third takes features in the place of a base network's, as the paper does
+(VGG-128): of the first file X_train, y_train, X_test and y_test, of the others X and y. 1,000 random items are queries,
+and the rest the database. DPQ and SUBIC have the paper's ImageNet architecture; DPQ is run at several weights of
+`supervision`. Those that know no labels take units as they are, or of length one.
 """
 
 from functools import partial
@@ -17,7 +18,15 @@ from pathlib import Path
 import numpy as np
 from baselines import SUBIC, lsq
 from images import base_network, from_classes, load_folder, load_split, units
-from protocols import evaluate_on, evaluate_vectors_on, from_files, joined, load_results, make_parser
+from protocols import (
+    evaluate_on,
+    evaluate_vectors_on,
+    from_files,
+    joined,
+    load_results,
+    make_parser,
+    of_length_one,
+)
 
 from skdpq import DPQTransformer, ProductQuantizer
 
@@ -67,21 +76,23 @@ def main():
             if options.target:
                 experiments = [from_folder(*sides, options.target, options.cache, seed)]
             else:
-                experiments = from_classes(*sides, options.cache)
+                experiments = from_classes(*sides, options.cache, seed)
         for experiment, source, targets in experiments:
-            quantizers = {
+            networks = {
                 f"DPQ supervision={weight}": DPQTransformer(M, K, 64, supervision=weight, random_state=seed, **TRUNK)
                 for weight in SUPERVISION
-            } | {
-                "PQ": ProductQuantizer(M, K, random_state=seed),
-                "OPQ": ProductQuantizer(M, K, rotation="opq", random_state=seed),
-                "SUBIC": SUBIC(M, K, own=SUBIC_TRAINING, seed=seed, **TRUNK),
-            }
-            computed = {
-                "uncompressed": partial(uncompressed, targets),
-                **{name: partial(quantized, quantizer, source, targets) for name, quantizer in quantizers.items()},
-                "LSQ": partial(decoded, source, targets, seed),
-            }
+            } | {"SUBIC": SUBIC(M, K, own=SUBIC_TRAINING, seed=seed, **TRUNK)}
+            computed = {name: partial(quantized, network, source, targets) for name, network in networks.items()}
+            normalized = of_length_one(source), {name: of_length_one(data) for name, data in targets.items()}
+            for suffix, of_both in {"": (source, targets), ", rows of length one": normalized}.items():
+                pq = ProductQuantizer(M, K, random_state=seed)
+                opq = ProductQuantizer(M, K, rotation="opq", random_state=seed)
+                computed |= {
+                    f"uncompressed{suffix}": partial(uncompressed, of_both[1]),
+                    f"PQ{suffix}": partial(quantized, pq, *of_both),
+                    f"OPQ{suffix}": partial(quantized, opq, *of_both),
+                    f"LSQ{suffix}": partial(decoded, *of_both, seed),
+                }
             for name, compute in computed.items():
                 results.get(f"{experiment}: {name} seed={seed}", compute)
 
