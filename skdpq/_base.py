@@ -80,7 +80,7 @@ class BaseDPQ(CallbackSupportMixin, QuantizerMixin, BaseEstimator):
         "gini_batch_weight": [Interval(Real, 0, None, closed="left"), StrOptions({"auto"})],
         "gini_sample_weight": [Interval(Real, 0, None, closed="left")],
         "learning_rate": [Interval(Real, 0, None, closed="neither")],
-        "weight_decay": [Interval(Real, 0, None, closed="left")],
+        "weight_decay": [Interval(Real, 0, None, closed="left"), StrOptions({"auto"})],
         "batch_size": [Interval(Integral, 1, None, closed="left"), StrOptions({"auto"})],
         "max_iter": [Interval(Integral, 1, None, closed="left"), StrOptions({"auto"})],
         "tol": [Interval(Real, 0, None, closed="left")],
@@ -116,7 +116,7 @@ class BaseDPQ(CallbackSupportMixin, QuantizerMixin, BaseEstimator):
         gini_batch_weight: float | Literal["auto"] = "auto",
         gini_sample_weight: float = 0.02,
         learning_rate: float = 3e-3,
-        weight_decay: float = 0.2,
+        weight_decay: float | Literal["auto"] = "auto",
         batch_size: int | Literal["auto"] = "auto",
         max_iter: int | Literal["auto"] = "auto",
         tol: float = 1e-4,
@@ -236,7 +236,7 @@ class BaseDPQ(CallbackSupportMixin, QuantizerMixin, BaseEstimator):
         # Units of what is augmented change; and once resumed, a backbone may no longer be what is to be preserved.
         varies = self.augment is not None or (resume and self._supervision(network) < 1)
         backbone = callbacks.backbone = None if varies else network.take_fixed_backbone(len(kept.X))
-        learner = self._start_learner(kept, network, generator, distills=self._has_base(), backbone=backbone)
+        learner = self._start_learner(kept, network, generator, backbone)
         if held_out is not None:
             held_out = self._with_units(held_out, backbone, network).tensors(*self._placement(network))
 
@@ -318,7 +318,7 @@ class BaseDPQ(CallbackSupportMixin, QuantizerMixin, BaseEstimator):
         self._learn_scaling(samples, resume)
         generator.manual_seed(generator.initial_seed() + (self.n_iter_ if resume else 0))
         network = self._start_network(samples.X, generator, resume, one_pass=True)
-        learner = self._start_learner(samples, network, generator, distills=False)
+        learner = self._start_learner(samples, network, generator, one_pass=True)
         if resume and self.optimizer_state_ is not None:
             learner.step.state = self.optimizer_state_
 
@@ -523,17 +523,19 @@ class BaseDPQ(CallbackSupportMixin, QuantizerMixin, BaseEstimator):
         dtype = torch.float64 if precise else torch.float32
         return draw_network(self.architecture_, self.backbone_, dropout, dtype, generator).to(device)
 
-    def _start_learner(self, samples, network, generator, distills, backbone=None):
-        """Return what learns from samples, or from units of a fixed backbone; by their posterior if it `distills`."""
+    def _start_learner(self, samples, network, generator, backbone=None, one_pass=False):
+        """Return what learns from samples, or from units of a fixed backbone; by their posterior if they have one."""
+        distills = self._has_base() and not one_pass
         samples = self._with_units(samples, backbone, network)
         projection = self._start_projection(samples, network, generator)
         batches = make_batches(samples, self._batch_size(len(samples.X)), *self._placement(network))
         smoothing = auto.label_smoothing(self.label_smoothing, distills)
         objective = Objective(self._loss_weights(network), smoothing, projection, distills)
+        by_labels = self._supervision(network) == 1
+        n_batches = batches.n_batches if by_labels and not one_pass else None
+        decay = auto.weight_decay(self.weight_decay, self.max_iter, n_batches, distills)
         n_most = min(self._batch_size(len(batches)), len(batches))
-        step = self._make_step(
-            network, objective, weight_decay=self.weight_decay, batch_size=n_most, generator=generator
-        )
+        step = self._make_step(network, objective, weight_decay=decay, batch_size=n_most, generator=generator)
         return Learner(network, batches, step, objective.loss_weights, self.augment, generator)
 
     def _with_units(self, samples, backbone, network):

@@ -84,8 +84,11 @@ class DPQClassifier(ClassifierMixin, BaseDPQ):
         Highest learning rate of AdamW. It warms up, stays constant, and falls linearly to zero over the second half
         of the epochs, or from the plateau that `tol` and `n_iter_no_change` define, over as many epochs as came
         before it.
-    weight_decay : float, default=0.2
-        Decoupled weight decay of the layers' weights; codebooks, class centers and biases are left alone.
+    weight_decay : float or "auto", default="auto"
+        Decoupled weight decay of the layers' weights; codebooks, class centers and biases are left alone. ``"auto"`` is
+        0.2 for 1,000 batches in all epochs, or 3,000 where a posterior takes the place of labels, and as much less as
+        there are more of them, so that weights shrink about alike. Whatever the number, it is 0.2 in `partial_fit`,
+        without labels, and with a `supervision` below 1.
     batch_size : int or "auto", default="auto"
         Largest number of samples in a batch. ``"auto"`` is 256, or less where `max_iter` is a number: then as few, but
         at least 4, as make 1,000 batches, since small data learn little from a few epochs of large batches.
@@ -226,7 +229,7 @@ class DPQClassifier(ClassifierMixin, BaseDPQ):
         gini_batch_weight: float | Literal["auto"] = "auto",
         gini_sample_weight: float = 0.02,
         learning_rate: float = 3e-3,
-        weight_decay: float = 0.2,
+        weight_decay: float | Literal["auto"] = "auto",
         batch_size: int | Literal["auto"] = "auto",
         max_iter: int | Literal["auto"] = "auto",
         tol: float = 1e-4,

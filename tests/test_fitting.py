@@ -274,6 +274,44 @@ def test_auto_drops_half_of_many_features_at_most():
     assert not np.array_equal(default.soft(X), other.soft(X))
 
 
+@pytest.mark.parametrize(
+    ("batch_size", "max_iter", "n_classes", "decay"),
+    [
+        (325, 40, 3, 0.2),  # 2 batches an epoch, 80 in all
+        (325, 500, 3, 0.2),  # 1,000
+        (325, 600, 3, 0.2 / 1.2),  # 1,200
+        (13, "auto", 3, 0.2),  # 50 an epoch, 20 epochs
+        (5, "auto", 3, 0.2 * 8 / 20),  # 130 an epoch, of which 8 epochs make 1,000
+        (5, 40, 3, 0.2 * 8 / 40),
+        (13, 80, 25, 0.2 * 60 / 80),  # a posterior of 25 classes: 3,000
+    ],
+)
+def test_auto_weight_decay_falls_with_the_batches_beyond_a_thousand(batch_size, max_iter, n_classes, decay):
+    X = np.random.default_rng(0).normal(size=(650, 6)).astype(np.float32)
+    y = np.arange(len(X)) % n_classes
+    sizes = {"M": 2, "K": 4, "D": 2, "hidden_layer_sizes": (4,), "part_layer_sizes": (), "n_iter_no_change": 10_000}
+    dpq = DPQTransformer(**sizes, batch_size=batch_size, max_iter=max_iter, early_stopping=False, random_state=0)
+    default, same, other = (
+        clone(dpq).set_params(weight_decay=value).fit(X, y).soft(X) for value in ("auto", decay, 1.5 * decay)
+    )
+    assert_array_equal(default, same)
+    assert not np.array_equal(default, other)
+
+
+def test_auto_weight_decay_of_a_pass_or_beside_labels_does_not_depend_on_the_samples(digits):
+    X, _, y, _ = digits
+    sizes = {"M": 2, "K": 4, "hidden_layer_sizes": (4,), "random_state": 0}
+    both = "auto", 0.2
+    default, same = (DPQTransformer(**sizes, batch_size=1, weight_decay=d).partial_fit(X, y).soft(X) for d in both)
+    assert_array_equal(default, same)
+    sizes |= {"batch_size": 10, "max_iter": 9}  # 130 batches an epoch
+    for supervision, labels in ((0.5, y), (1.0, None)):
+        default, same = (
+            DPQTransformer(**sizes, supervision=supervision, weight_decay=d).fit(X, labels).soft(X) for d in both
+        )
+        assert_array_equal(default, same)
+
+
 def test_auto_epochs_are_a_thousand_batches_at_least_twenty(digits):
     X, _, y, _ = digits
     for batch_size, n_epochs in ((650, 500), (13, 20)):

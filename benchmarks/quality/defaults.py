@@ -40,6 +40,7 @@ VARIANTS = [
     {"label_smoothing": 0.0},
     {"label_smoothing": 0.2},
     {"weight_decay": 0.01},
+    {"weight_decay": 0.2},
     {"weight_decay": 0.7},
     {"softmax_soft_weight": 0.3},
     {"softmax_hard_weight": 0.3},

@@ -12,6 +12,7 @@ _PLAIN_CODEWORDS = 64  # up to which the weight of GiniBatch is 1
 _DISTILLING = 4.0  # times as much where a posterior is learned from
 _POSTERIOR_CLASSES = 20  # from which the trunk reads their posterior
 _SMOOTHING = 0.1
+_WEIGHT_DECAY = 0.2
 _TRUNK, _DISTILLING_TRUNK = (256,), (1024,)
 _CODEWORD_WIDTH, _DISTILLING_CODEWORD_WIDTH = 16, 32
 _NOISE_UNITS, _MAX_DROPOUT = 750, 0.5
@@ -21,7 +22,34 @@ def n_epochs(max_iter, n_batches, distills=False):
     """Return the number of epochs: as many, of so many batches, as make 1,000, or 3,000 to distill; at least 20."""
     if max_iter != "auto":
         return int(max_iter)
-    return max(_MIN_EPOCHS, math.ceil((_MIN_DISTILLED_BATCHES if distills else _MIN_BATCHES) / n_batches))
+    return max(_MIN_EPOCHS, _least_epochs(n_batches, distills))
+
+
+def weight_decay(decay, max_iter, n_batches, distills):
+    """Return the weight decay: less, the more batches there are beyond those that `n_epochs` aims at.
+
+    A weight shrinks by the sum of learning rate times decay, which then is about the same for any number of samples.
+    Where labels supervise in part, or not at all, more decay serves what they do not name.
+
+    Parameters
+    ----------
+    decay, max_iter : float or "auto", int or "auto"
+        Parameters of the estimator.
+    n_batches : int or None
+        Of an epoch; None where it is not known how many will come, or labels do not supervise alone.
+    distills : bool
+        Whether a posterior is learned from.
+    """
+    if decay != "auto":
+        return decay
+    if n_batches is None:
+        return _WEIGHT_DECAY
+    return _WEIGHT_DECAY * min(1.0, _least_epochs(n_batches, distills) / n_epochs(max_iter, n_batches, distills))
+
+
+def _least_epochs(n_batches, distills):
+    """Return how many epochs make 1,000 batches, or 3,000 to distill."""
+    return math.ceil((_MIN_DISTILLED_BATCHES if distills else _MIN_BATCHES) / n_batches)
 
 
 def batch_size(batch_size, n_samples, max_iter):
