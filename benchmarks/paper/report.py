@@ -25,7 +25,13 @@ PROTOCOLS = {
     "b": "all 10,000 test images against themselves",
     "c": "10,000 test queries against the 50,000 training images",
 }
-NETWORKS = ("DPQ", "DPQ, base network kept", "DPQ, the paper's objective", "SUBIC")
+NETWORKS = (
+    "DPQ",
+    "DPQ, regularized more",
+    "DPQ, regularized more, base network kept",
+    "DPQ, the paper's objective",
+    "SUBIC",
+)
 CLASSIFIERS = ("base network", "MLP", "discriminant analysis")
 ROWS_OF_LENGTH_ONE = ", rows of length one"
 METHODS = (
@@ -160,15 +166,15 @@ def plot_table1(rows, path):
     """Plot mAP against bits."""
     figure, axes = plt.subplots(figsize=(6, 4), layout="constrained")
     bits = [6 * M for M in PARTS]
-    for color, method in enumerate(
-        ("DPQ", "SUBIC", "base network, PQ of roots", "PQ, rows of length one", "OPQ", "ITQ")
-    ):
+    shown = {"DPQ, by relevance": ("DPQ", " relevance")}
+    shown |= {method: (method, "") for method in ("DPQ", "SUBIC", "MLP, PQ of roots", "PQ, rows of length one", "ITQ")}
+    for color, (title, (method, ranking)) in enumerate(shown.items()):
         for search, style in zip(SEARCHES, ("--", "-"), strict=True):
-            means = [np.mean([row[f"a {search}"] for row in rows[f"{method} M={M}"]]) for M in PARTS]
-            axes.plot(bits, means, style, color=f"C{color}", label=method if style == "-" else None)
+            means = [np.mean([row[f"a {search}{ranking}"] for row in rows[f"{method} M={M}"]]) for M in PARTS]
+            axes.plot(bits, means, style, color=f"C{color}", label=title if style == "-" else None)
     axes.plot(bits, PAPER["DPQ"]["asymmetric"], "k:", label="DPQ, in the paper")
     axes.set(xlabel="bits", ylabel="mAP, protocol (a)", xticks=bits, title="CIFAR-10: asymmetric (solid), symmetric")
-    figure.legend(fontsize="small", ncols=4, loc="outside lower center")
+    figure.legend(fontsize="small", ncols=3, loc="outside lower center")
     figure.savefig(path, dpi=120)
 
 
