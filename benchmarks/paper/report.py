@@ -33,11 +33,10 @@ NETWORKS = (
     "SUBIC",
 )
 CLASSIFIERS = ("base network", "MLP", "discriminant analysis")
-ROWS_OF_LENGTH_ONE = ", rows of length one"
 METHODS = (
     *NETWORKS,
     *(f"{name}, PQ of roots" for name in CLASSIFIERS),
-    *(f"{name}{suffix}" for name in ("PQ", "OPQ", "LSQ", "ITQ") for suffix in ("", ROWS_OF_LENGTH_ONE)),
+    *(f"{name}{suffix}" for name in ("PQ", "OPQ", "LSQ", "ITQ") for suffix in ("", ", rows of length one")),
 )
 UNCOMPRESSED = ("distance", "cosine", *(f"posterior of {name}" for name in CLASSIFIERS))
 SEARCHES = ("symmetric", "asymmetric")

@@ -15,7 +15,7 @@ from images import OWN, base_network, fit_dpq, load_split, units
 from protocols import evaluate, load_results, make_parser
 
 M, K = 4, 64
-ENTROPIES = (0.03, 0.1, 0.3, 1.0)
+ENTROPIES = (0.01, 0.03, 0.1, 0.3, 1.0)
 DECAYS, SMOOTHINGS = (0.2, 0.05, 0.0), (0.1, 0.02, 0.0)
 
 

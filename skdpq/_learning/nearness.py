@@ -51,9 +51,9 @@ class Nearness(nn.Module):
 
 
 class Aim:
-    """The same for one batch after another, in buffers that are kept; without autograd, but with its gradient.
+    """What `Nearness.add` adds, and its gradient: for one batch after another, in kept buffers, without autograd.
 
-    It computes the w dimensions of a part alone in which samples have any target.
+    Of each part it takes the first w dimensions alone; in the others, the target of any sample is zero.
 
     Parameters
     ----------

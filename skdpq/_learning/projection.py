@@ -105,7 +105,7 @@ class Projection:
         units = x if self.backbone is None else units_of(self.backbone, x, len(self.weight))
         scaled = torch.mul(units, self.directions.scale, out=scaled).add_(self.directions.origin)
         lengths = torch.linalg.vector_norm(scaled, dim=1, keepdim=True).clamp_(min=_NO_LENGTH)
-        # The product is divided by the lengths, as it has less columns than there are units.
+        # The product is divided by the lengths, as it has fewer columns than there are units.
         return torch.mm(scaled, self.weight, out=out).div_(lengths).add_(self.bias)
 
 

@@ -23,7 +23,7 @@ class Objective(NamedTuple):
     label_smoothing : float, default=0.0
         Of both softmax losses.
     projection : Projection, default=None
-        The target of the term "preservation", on the network's device.
+        The target of the term "preservation", on the network's device; where the network has a nearness, that of it.
     distills : bool, default=False
         Whether the network learns from the class posterior whose square roots r a sample is, instead of from labels:
         the softmax losses have the targets r^2, and Joint Central Loss has the centers sum_i r_i o_i.

@@ -72,11 +72,10 @@ class MicroBatch:
         buf.weight.copy_(weight)
         # Targets are of the sample before dropout. What is preserved is what codewords are near to.
         buf.activations.aim()
-        if self._projection is not None:
-            if buf.activations.near is not None:
-                buf.activations.near.copy_target(buf.target)
-            else:
-                self._projection(buf.x, buf.scaled, buf.target)
+        if self._projection is not None and buf.activations.near is not None:
+            buf.activations.near.copy_target(buf.target)
+        elif self._projection is not None:
+            self._projection(buf.x, buf.scaled, buf.target)
         if self._distills:
             buf.roots.copy_(buf.x)
         if self._dropout:
