@@ -7,10 +7,11 @@ codewords get their gradients by scatter.
 
 import math
 
+import numpy as np
 import torch
 
 from ..losses import TERMS
-from ..network import Activations, layers, most_probable, split_parts
+from ..network import Activations, layers, split_parts
 
 aten = torch.ops.aten
 
@@ -40,10 +41,12 @@ class MicroBatch:
     def __init__(self, parameters, gradients, objective, dropout, generator):
         self._parameters, self._gradients = parameters, gradients
         self._weights, self._smoothing, self._projection, self._distills = objective
-        self._dropout = dropout
+        self._dropped = min(round(2**16 * dropout), 2**16 - 1)  # of 2**16 units
         seed = int(torch.randint(2**63 - 1, (), generator=generator))
         self._generator = torch.Generator().manual_seed(seed)
         codebooks = parameters["codebooks"]
+        # len of a tensor takes as long as a short call
+        self._M, self._C = len(codebooks), len(parameters["class_centers"])
         self._codewords = codebooks.view(-1, codebooks.shape[2])
         self._grad_codewords = gradients["codebooks"].view_as(self._codewords)
         self._transposed_codebooks = codebooks.transpose(1, 2)
@@ -62,7 +65,7 @@ class MicroBatch:
         y, weight, batch : Tensor of shape (B,)
             Class indices and weights of the micro-batch, and its rows of X. The weights of the batch sum to one.
         """
-        B = len(batch)
+        B = batch.shape[0]
         if B not in self._buffers_by_size:
             self._buffers_by_size[B] = _Buffers(self._parameters, X.shape[1], B)
         self._buffers = buf = self._buffers_by_size[B]
@@ -78,7 +81,7 @@ class MicroBatch:
             self._projection(buf.x, buf.scaled, buf.target)
         if self._distills:
             buf.roots.copy_(buf.x)
-        if self._dropout:
+        if self._dropped:
             self._apply_dropout(buf)
         self._quantize(buf)
         if "classifier.weight" in self._parameters:
@@ -92,9 +95,9 @@ class MicroBatch:
 
     def backward(self, means):
         """Compute the rest, given each micro-batch's `mean`: GiniBatch (equation 6), and all layers."""
-        buf, M = self._buffers, len(self.mean)
+        buf = self._buffers
         torch.add(*means, out=buf.total) if len(means) > 1 else buf.total.copy_(means[0])
-        buf.grad_p.addcmul_(buf.weight_column, buf.total, value=2 * self._weights["gini_batch"] / M)
+        buf.grad_p.addcmul_(buf.weight_column, buf.total, value=2 * self._weights["gini_batch"] / self._M)
         torch.dot(buf.mean_flat, buf.total_flat, out=buf.term["gini_batch"])
         aten._softmax_backward_data.out(buf.grad_p, buf.p, -1, buf.p.dtype, grad_input=buf.grad_p)
         grad = self._part_gradients(buf)
@@ -104,17 +107,17 @@ class MicroBatch:
 
     def _apply_dropout(self, buf):
         """Set units to zero: 16 random bits decide on each, at a tenth of the cost of bernoulli_."""
-        dropped = min(round(2**16 * self._dropout), 2**16 - 1)
         buf.bits.random_(-(2**63), None, generator=self._generator)
-        torch.ge(buf.bits_of_units, dropped - 2**15, out=buf.kept)
+        torch.ge(buf.bits_of_units, self._dropped - 2**15, out=buf.kept)
         torch.mul(buf.x, buf.kept, out=buf.x)
-        buf.x.mul_(2**16 / (2**16 - dropped))
+        buf.x.mul_(2**16 / (2**16 - self._dropped))
 
     def _quantize(self, buf):
         """Compute p, codes, soft (equation 1) and hard (equation 2)."""
         logits = buf.activations.fill()
         torch.softmax(logits, -1, out=buf.p)
-        torch.add(most_probable(logits).T, buf.first_rows, out=buf.rows)
+        np.argmax(buf.array_of_logits, -1, buf.array_of_codes)  # `most_probable`, on views that are made once
+        torch.add(buf.transposed_codes, buf.first_rows, out=buf.rows)
         torch.bmm(buf.p, self._parameters["codebooks"], out=buf.soft_parts)
         torch.index_select(self._codewords, 0, buf.rows_flat, out=buf.hard_rows)
 
@@ -134,7 +137,7 @@ class MicroBatch:
             buf.labels.scatter_(0, buf.y_row, buf.negative_weight)
         if self._smoothing:
             buf.labels.mul_(1 - self._smoothing)
-            torch.add(buf.labels, buf.negative_weight, alpha=self._smoothing / len(weight), out=buf.labels)
+            torch.add(buf.labels, buf.negative_weight, alpha=self._smoothing / self._C, out=buf.labels)
         # Both losses; buf.logits is free by now.
         torch.mul(buf.labels, buf.log_p, out=buf.logits)
         torch.sum(buf.logits, 0, out=buf.cross_entropy)
@@ -148,7 +151,7 @@ class MicroBatch:
         torch.mm(grad_logits, buf.stacked, out=self._gradients["classifier.weight"])
         torch.sum(grad_logits, 1, out=self._gradients["classifier.bias"])
         self._center(buf)
-        torch.addmm(buf.grad, grad_logits.T, weight, beta=self._weights["joint_central"], out=buf.grad)
+        torch.addmm(buf.grad, buf.transposed_logits, weight, beta=self._weights["joint_central"], out=buf.grad)
 
     def _center(self, buf):
         """Compute Joint Central Loss, the gradient of the class centers, and of soft and hard without its weight."""
@@ -168,7 +171,7 @@ class MicroBatch:
         """Compute equation 5 for centers o (B, M * D), and its gradient: weight * (soft - o), without the term's."""
         torch.sub(buf.stacked_halves, centers, out=buf.difference_halves)
         torch.mul(buf.difference, buf.weight_column_of_stacked, out=grad)
-        torch.dot(buf.difference_flat, grad.view(-1), out=buf.term[term])
+        torch.dot(buf.difference_flat, buf.flat[term], out=buf.term[term])
 
     def _codebook_gradients(self, buf):
         """Compute the codebooks' gradients from those of soft and hard, and p's but for GiniBatch."""
@@ -179,7 +182,7 @@ class MicroBatch:
         # GiniSample (equation 7) has the gradient -2 weight * p, which its weight multiplies.
         torch.mul(buf.p, buf.weight_column, out=buf.grad_p)
         torch.dot(buf.p_flat, buf.grad_p_flat, out=buf.term["gini_sample"])
-        beta = -2 * self._weights["gini_sample"] / len(buf.p)
+        beta = -2 * self._weights["gini_sample"] / self._M
         torch.baddbmm(buf.grad_p, buf.grad_soft_parts, self._transposed_codebooks, beta=beta, out=buf.grad_p)
         torch.bmm(buf.weight_of_parts, buf.p, out=buf.mean)
 
@@ -205,7 +208,7 @@ class MicroBatch:
         units = buf.activations.units
         torch.bmm(grad, self._transposed_parts[0], out=buf.grad_sub_vectors)
         grad = buf.grad_units[-1]
-        if grad.shape[1] < len(buf.p):  # with fewer units than parts, each part reads all of them
+        if grad.shape[1] < self._M:  # with fewer units than parts, each part reads all of them
             torch.sum(buf.grad_sub_vectors, 0, out=grad)
         for i in reversed(range(len(units) - 1)):
             _through_relu(grad, units[i + 1])
@@ -256,19 +259,22 @@ class _Buffers:
         self.grad_p = self.activations.s[-1]  # in place of the logits
         self.transposed_p, self.p_flat, self.grad_p_flat = self.p.transpose(1, 2), self.p.view(-1), self.grad_p.view(-1)
         self.mean_flat, self.total_flat = self.mean.view(-1), self.total.view(-1)
+        codes = torch.empty(M, B, dtype=torch.int64)
+        self.transposed_codes, self.array_of_codes, self.array_of_logits = codes.T, codes.numpy(), self.grad_p.numpy()
         self.rows, self.first_rows = torch.empty(B, M, dtype=torch.int64), K * torch.arange(M)
         self.rows_flat = self.rows.view(-1)
         self.stacked, self.grad, self.grad_target, self.difference = (new(2 * B, M * D) for _ in range(4))
         self.stacked_halves, self.difference_halves = (a.view(2, B, M * D) for a in (self.stacked, self.difference))
         self.transposed_stacked, self.difference_flat = self.stacked.T, self.difference.view(-1)
         self.soft_parts, self.hard_rows = split_parts(self.stacked[:B], M, D), self.stacked[B:].view(-1, D)
+        self.flat = {"joint_central": self.grad.view(-1), "preservation": self.grad_target.view(-1)}
         self.grad_soft, self.grad_hard = self.grad[:B], self.grad[B:]
         self.grad_soft_parts, self.grad_hard_rows = split_parts(self.grad_soft, M, D), self.grad_hard.view(-1, D)
 
     def _make_classes(self, codebooks, C, B):
         (M, _, D), new = codebooks.shape, codebooks.new_empty
         self.logits, self.log_p, self.labels = new(C, 2 * B), new(C, 2 * B), new(C, 2 * B)
-        self.logits_halves = self.logits[:, :B], self.logits[:, B:]
+        self.transposed_logits, self.logits_halves = self.logits.T, (self.logits[:, :B], self.logits[:, B:])
         self.negative_weight, self.cross_entropy, self.centers = new(1, 2 * B), new(2 * B), new(B, M * D)
         self.cross_entropy_halves = self.cross_entropy.view(2, B)
         self.labels_halves = self.labels.view(C, 2, B)

@@ -32,7 +32,7 @@ class Plan(NamedTuple):
 
     split_products: int = 2**22
     share_products: int = 2**27
-    n_trials: int = 16
+    n_trials: int = 8
 
 
 class FastStep:
@@ -147,7 +147,7 @@ class FastStep:
         weight = weight.index_select(0, batch)
         weight /= weight.sum()
         n = len(self._micro_batches)
-        cuts = tuple(len(batch) * i // n for i in range(1, n))
+        cuts = tuple(batch.shape[0] * i // n for i in range(1, n))
         parts = [tensor.tensor_split(cuts) for tensor in (y.index_select(0, batch), weight, batch)]
         phases = (
             lambda i: self._micro_batches[i].forward(X, *(tensors[i] for tensors in parts)),

@@ -12,7 +12,7 @@ import torch
 
 from ..._threads import limited_threads
 
-_UNTIMED_CALLS = 8  # before those of a way that are timed: caches are cold, and the worker may be on the same core
+_UNTIMED_CALLS = 4  # before those of a way that are timed: caches are cold, and the worker may be on the same core
 _TIE = 1.05  # by how much the second way may be the slower one: two threads on one core come apart after a while
 _PERIOD_CALLS = 2**11  # after which there is another trial: other processes come and go
 
