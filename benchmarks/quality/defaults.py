@@ -44,6 +44,7 @@ VARIANTS = [
     {"weight_decay": 0.7},
     {"softmax_soft_weight": 0.3},
     {"softmax_hard_weight": 0.3},
+    {"softmax_hard_weight": 2.0},
     {"joint_central_weight": 0.0},
     {"joint_central_weight": 1.0},
     {"gini_batch_weight": 0.0},

@@ -12,7 +12,7 @@ import torch
 from .._threads import limited_threads, run
 from .network import Activations, layers, most_probable, split_parts
 
-_CPU_BLOCK_ENTRIES = 2**20  # of logits (M, B, K), and of p, at a time in each thread: 4 MB; fewer take two threads longer
+_CPU_BLOCK_ENTRIES = 2**20  # of logits (M, B, K), and of p, at a time in each thread: 4 MB; with half, two threads lose
 _DEVICE_BLOCK_ENTRIES = 2**24  # the same on an accelerator: 64 MB
 _CPU_BLOCK_ROWS, _DEVICE_BLOCK_ROWS = 2**11, 2**13  # at most; a backbone may need much memory for each
 _BLOCK_VALUES = 2**22  # of X at a time in each thread: 32 MB of float64
