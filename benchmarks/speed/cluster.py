@@ -147,7 +147,7 @@ def mapped(n, n_shards, folder):
     """Print what a database of n codes in mapped shards takes."""
     with tempfile.TemporaryDirectory() if folder is None else nullcontext(folder) as folder:
         print(f"{n} codes in {n_shards} files, written in {write_shards(folder, n, n_shards):.0f} s")
-        n_bytes = sum(os.path.getsize(os.path.join(folder, name)) for name in os.listdir(folder))
+        n_bytes = sum(path.stat().st_size for path in Path(folder).glob("*.skdpq"))
         print(f"{n_bytes} bytes, {n_bytes / n:.2f} an item", flush=True)
         with start() as cluster, distributed.Client(cluster) as client:
             before = client.run(memory_of, "VmRSS")
