@@ -32,7 +32,7 @@ class Plan(NamedTuple):
 
     split_products: int = 2**22
     share_products: int = 2**27
-    n_trials: int = 8
+    n_trials: int = 5
 
 
 class FastStep:

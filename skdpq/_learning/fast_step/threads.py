@@ -12,7 +12,7 @@ import torch
 
 from ..._threads import limited_threads
 
-_UNTIMED_CALLS = 4  # before those of a way that are timed: caches are cold, and the worker may be on the same core
+_UNTIMED_CALLS = (1, 4)  # of each way, before those that are timed; of the second, tried first, more: caches are cold
 _TIE = 1.05  # by how much the second way may be the slower one: two threads on one core come apart after a while
 _PERIOD_CALLS = 2**11  # after which there is another trial: other processes come and go
 
@@ -83,7 +83,9 @@ class Faster:
 
     def __init__(self, ways, n_trials, clock=time.perf_counter):
         self._ways, self._clock = ways, clock
-        self._run_calls = _UNTIMED_CALLS + n_trials if n_trials else 0
+        # Way of each call of a trial, and whether it is timed; the second comes first, as most often the faster.
+        calls = [(way, timed) for way in (1, 0) for timed in [False] * _UNTIMED_CALLS[way] + [True] * n_trials]
+        self._trial = calls if n_trials else []
         self._n_calls = 0
         self._fastest = 1
 
@@ -91,16 +93,16 @@ class Faster:
         """Call the way that is faster, or the one that is to be timed."""
         i = self._n_calls % _PERIOD_CALLS
         self._n_calls += 1
-        if i >= 2 * self._run_calls:
+        if i >= len(self._trial):
             self._ways[self._fastest](*args)
             return
         if i == 0:
             self._seconds = [], []
-        way, i_run = divmod(i, self._run_calls)
+        way, timed = self._trial[i]
         start = self._clock()
         self._ways[way](*args)
-        if i_run >= _UNTIMED_CALLS:
+        if timed:
             self._seconds[way].append(self._clock() - start)
-        if i == 2 * self._run_calls - 1:
+        if i == len(self._trial) - 1:
             first, second = map(statistics.median, self._seconds)
             self._fastest = int(second < _TIE * first)
