@@ -253,8 +253,9 @@ def quietly(function, *args):
 
 
 def read(path):
-    """Return the results of a file."""
-    return [json.loads(text) for text in path.read_text().splitlines()] if path.exists() else []
+    """Return the results of a file; what a run that was cut off began, and another measured again, only once."""
+    results = [json.loads(text) for text in path.read_text().splitlines()] if path.exists() else []
+    return list({tuple(r[key] for key in r if key != "value"): r for r in results}.values())
 
 
 def show(results):
