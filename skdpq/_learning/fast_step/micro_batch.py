@@ -7,11 +7,10 @@ codewords get their gradients by scatter.
 
 import math
 
-import numpy as np
 import torch
 
 from ..losses import TERMS
-from ..network import Activations, layers, split_parts
+from ..network import Activations, layers, most_probable, split_parts
 
 aten = torch.ops.aten
 
@@ -116,7 +115,7 @@ class MicroBatch:
         """Compute p, codes, soft (equation 1) and hard (equation 2)."""
         logits = buf.activations.fill()
         torch.softmax(logits, -1, out=buf.p)
-        np.argmax(buf.array_of_logits, -1, buf.array_of_codes)  # `most_probable`, on views that are made once
+        most_probable(logits, out=buf.codes)
         torch.add(buf.transposed_codes, buf.first_rows, out=buf.rows)
         torch.bmm(buf.p, self._parameters["codebooks"], out=buf.soft_parts)
         torch.index_select(self._codewords, 0, buf.rows_flat, out=buf.hard_rows)
@@ -151,7 +150,7 @@ class MicroBatch:
         torch.mm(grad_logits, buf.stacked, out=self._gradients["classifier.weight"])
         torch.sum(grad_logits, 1, out=self._gradients["classifier.bias"])
         self._center(buf)
-        torch.addmm(buf.grad, buf.transposed_logits, weight, beta=self._weights["joint_central"], out=buf.grad)
+        torch.addmm(buf.grad, grad_logits.T, weight, beta=self._weights["joint_central"], out=buf.grad)
 
     def _center(self, buf):
         """Compute Joint Central Loss, the gradient of the class centers, and of soft and hard without its weight."""
@@ -171,7 +170,7 @@ class MicroBatch:
         """Compute equation 5 for centers o (B, M * D), and its gradient: weight * (soft - o), without the term's."""
         torch.sub(buf.stacked_halves, centers, out=buf.difference_halves)
         torch.mul(buf.difference, buf.weight_column_of_stacked, out=grad)
-        torch.dot(buf.difference_flat, buf.flat[term], out=buf.term[term])
+        torch.dot(buf.difference_flat, grad.view(-1), out=buf.term[term])
 
     def _codebook_gradients(self, buf):
         """Compute the codebooks' gradients from those of soft and hard, and p's but for GiniBatch."""
@@ -259,22 +258,21 @@ class _Buffers:
         self.grad_p = self.activations.s[-1]  # in place of the logits
         self.transposed_p, self.p_flat, self.grad_p_flat = self.p.transpose(1, 2), self.p.view(-1), self.grad_p.view(-1)
         self.mean_flat, self.total_flat = self.mean.view(-1), self.total.view(-1)
-        codes = torch.empty(M, B, dtype=torch.int64)
-        self.transposed_codes, self.array_of_codes, self.array_of_logits = codes.T, codes.numpy(), self.grad_p.numpy()
+        self.codes = torch.empty(M, B, 1, dtype=torch.int64)
+        self.transposed_codes = self.codes[:, :, 0].T
         self.rows, self.first_rows = torch.empty(B, M, dtype=torch.int64), K * torch.arange(M)
         self.rows_flat = self.rows.view(-1)
         self.stacked, self.grad, self.grad_target, self.difference = (new(2 * B, M * D) for _ in range(4))
         self.stacked_halves, self.difference_halves = (a.view(2, B, M * D) for a in (self.stacked, self.difference))
         self.transposed_stacked, self.difference_flat = self.stacked.T, self.difference.view(-1)
         self.soft_parts, self.hard_rows = split_parts(self.stacked[:B], M, D), self.stacked[B:].view(-1, D)
-        self.flat = {"joint_central": self.grad.view(-1), "preservation": self.grad_target.view(-1)}
         self.grad_soft, self.grad_hard = self.grad[:B], self.grad[B:]
         self.grad_soft_parts, self.grad_hard_rows = split_parts(self.grad_soft, M, D), self.grad_hard.view(-1, D)
 
     def _make_classes(self, codebooks, C, B):
         (M, _, D), new = codebooks.shape, codebooks.new_empty
         self.logits, self.log_p, self.labels = new(C, 2 * B), new(C, 2 * B), new(C, 2 * B)
-        self.transposed_logits, self.logits_halves = self.logits.T, (self.logits[:, :B], self.logits[:, B:])
+        self.logits_halves = self.logits[:, :B], self.logits[:, B:]
         self.negative_weight, self.cross_entropy, self.centers = new(1, 2 * B), new(2 * B), new(B, M * D)
         self.cross_entropy_halves = self.cross_entropy.view(2, B)
         self.labels_halves = self.labels.view(C, 2, B)
