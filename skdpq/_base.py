@@ -30,13 +30,12 @@ from ._learning.batches import make_batches
 from ._learning.fitted import FITTED_ATTRIBUTES, check_backbone, check_fitted, check_warm_start
 from ._learning.inference import infer
 from ._learning.inputs import Inputs, learn_scaling, no_scaling, output_width
-from ._learning.losses import SUPERVISED
 from ._learning.nearness import choose_beta
 from ._learning.network import check_layer_sizes, draw_network, is_precise, make_architecture, restore, to_tensors
 from ._learning.projection import Projection, directions_of, fit_projection, no_projection
 from ._learning.samples import check_weights, classes_to_come, hold_out, to_validate, validates, weigh_all, weigh_known
 from ._learning.step import Objective, make_step
-from ._learning.training import Learner, Settings, generators, seeded_globally, train, train_one_pass
+from ._learning.training import Learner, generators, seeded_globally, train, train_one_pass
 from ._learning.user_code import fitted_units, trains
 from ._progress import FitCallbacks, printed_blocks, printed_stage
 from ._quantizer import QuantizerMixin, class_posterior, compression_ratio, normalize_parts
@@ -240,16 +239,9 @@ class BaseDPQ(CallbackSupportMixin, QuantizerMixin, BaseEstimator):
         if held_out is not None:
             held_out = self._with_units(held_out, backbone, network).tensors(*self._placement(network))
 
-        n_epochs = auto.n_epochs(self.max_iter, learner.batches.n_batches, self._has_base())
-        settings = Settings(
-            learning_rate=self.learning_rate,
-            max_iter=n_epochs,
-            tol=self.tol,
-            n_iter_no_change=int(self.n_iter_no_change),
-            verbose=bool(self.verbose),
-            warn=self.max_iter != "auto",
-        )
-        with callbacks.begin(n_epochs), self._seeded(generator, network), surely(learner.step.stop), learner.step:
+        settings = self._resolved().settings(learner.batches.n_batches)
+        begun, seeded = callbacks.begin(settings.max_iter), self._seeded(generator, network)
+        with begun, seeded, surely(learner.step.stop), learner.step:
             curve, scores = train(learner, settings, held_out, callbacks)
         if backbone is not None:
             network.backbone = backbone
@@ -469,14 +461,11 @@ class BaseDPQ(CallbackSupportMixin, QuantizerMixin, BaseEstimator):
         return to_validate(X_val, y_val, sample_weight_val, self.classes_), samples
 
     def _architecture(self, n_units):
-        D = auto.codeword_width(self.D, self._has_base())
-        trunk = auto.hidden_layer_sizes(self.hidden_layer_sizes, self._has_base())
-        parts = self.part_layer_sizes
-        return make_architecture(n_units, len(self.classes_), self.M, self.K, D, trunk, parts, self._is_near())
-
-    def _is_near(self):
-        """Return whether codes are of the nearest codewords, too: where labels supervise in part, by fixed units."""
-        return self.supervision < 1 and len(self.classes_) > 0 and not trains(self.backbone_)
+        resolved, C = self._resolved(), len(self.classes_)
+        # Codes are of the nearest codewords, too, where labels supervise in part, by fixed units.
+        near = self.supervision < 1 and C > 0 and not trains(self.backbone_)
+        sizes = resolved.hidden_layer_sizes, self.part_layer_sizes
+        return make_architecture(n_units, C, self.M, self.K, resolved.codeword_width, *sizes, near)
 
     def _seeded(self, generator, network):
         """Seed torch's global generator for code of the user, which knows no other; put it back after the block."""
@@ -516,25 +505,26 @@ class BaseDPQ(CallbackSupportMixin, QuantizerMixin, BaseEstimator):
 
     def _start_network(self, X, generator, resume, one_pass=False):
         """Return the network on its device: drawn, or `resume` as it was fitted."""
-        device, dropout = check_device(self.device), self._dropout(len(X))
+        device, resolved = check_device(self.device), self._resolved()
+        dropout = resolved.dropout(self.architecture_["n_units"], len(X))
         if resume:
             return restore(self.parameters_, self.architecture_, copy.deepcopy(self.backbone_), dropout).to(device)
-        precise = self.backbone is None and not one_pass and is_precise(X, self._batch_size(len(X)), device)
+        precise = self.backbone is None and not one_pass and is_precise(X, resolved.batch_size(len(X)), device)
         dtype = torch.float64 if precise else torch.float32
         return draw_network(self.architecture_, self.backbone_, dropout, dtype, generator).to(device)
 
     def _start_learner(self, samples, network, generator, backbone=None, one_pass=False):
         """Return what learns from samples, or from units of a fixed backbone; by their posterior if they have one."""
-        distills = self._has_base() and not one_pass
+        distills = self.base_network_ is not None and not one_pass
         samples = self._with_units(samples, backbone, network)
         projection = self._start_projection(samples, network, generator)
-        batches = make_batches(samples, self._batch_size(len(samples.X)), *self._placement(network))
-        smoothing = auto.label_smoothing(self.label_smoothing, distills)
-        objective = Objective(self._loss_weights(network), smoothing, projection, distills)
+        resolved = auto.Resolved(self, distills)
+        batches = make_batches(samples, resolved.batch_size(len(samples.X)), *self._placement(network))
+        weights = self._resolved().loss_weights(network.K, self._supervision(network))
+        objective = Objective(weights, resolved.label_smoothing, projection, distills)
         by_labels = self._supervision(network) == 1
-        n_batches = batches.n_batches if by_labels and not one_pass else None
-        decay = auto.weight_decay(self.weight_decay, self.max_iter, n_batches, distills)
-        n_most = min(self._batch_size(len(batches)), len(batches))
+        decay = resolved.weight_decay(batches.n_batches if by_labels and not one_pass else None)
+        n_most = min(resolved.batch_size(len(batches)), len(batches))
         step = self._make_step(network, objective, weight_decay=decay, batch_size=n_most, generator=generator)
         return Learner(network, batches, step, objective.loss_weights, self.augment, generator)
 
@@ -543,8 +533,8 @@ class BaseDPQ(CallbackSupportMixin, QuantizerMixin, BaseEstimator):
         units = Inputs(None, None, backbone).units(samples.X, network.codebooks.device, network.n_units)
         return samples._replace(X=units)
 
-    def _has_base(self):
-        return self.base_network_ is not None
+    def _resolved(self):
+        return auto.Resolved(self, distills=self.base_network_ is not None)
 
     def _inputs(self):
         return Inputs(self.mean_, self.scale_, base=from_arrays(self.base_network_))
@@ -574,19 +564,6 @@ class BaseDPQ(CallbackSupportMixin, QuantizerMixin, BaseEstimator):
 
     def _supervision(self, network):
         return 0 if network.classifier is None else self.supervision
-
-    def _loss_weights(self, network):
-        share = self._supervision(network)
-        weights = {name: getattr(self, f"{name}_weight") for name in (*SUPERVISED, "gini_batch", "gini_sample")}
-        weights["gini_batch"] = auto.gini_batch_weight(self.gini_batch_weight, network.K, self._has_base())
-        return weights | {name: share * weights[name] for name in SUPERVISED} | {"preservation": 1 - share}
-
-    def _batch_size(self, n_samples):
-        return auto.batch_size(self.batch_size, n_samples, self.max_iter)
-
-    def _dropout(self, n_samples):
-        n_units, batch_size = self.architecture_["n_units"], self._batch_size(n_samples)
-        return auto.dropout(self.dropout, n_units, n_samples, batch_size, self._has_base())
 
     def _store(self, network, curve, resume, validation_scores=None, optimizer_state=None):
         """Keep what was learned, as arrays on the CPU."""

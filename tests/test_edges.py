@@ -6,6 +6,7 @@ from numpy.testing import assert_array_equal
 from sklearn.base import clone
 
 from skdpq import DPQClassifier, DPQNeighbors, DPQTransformer, ProductQuantizer
+from skdpq._learning import auto
 
 SMALL = {"M": 2, "K": 8, "D": 3, "hidden_layer_sizes": (16,), "part_layer_sizes": (), "max_iter": 20, "random_state": 0}
 LEARNS = SMALL | {"K": 4, "learning_rate": 0.02}
@@ -215,8 +216,7 @@ def test_small_integer_types_of_numpy_are_integers(samples):
     one, other = (DPQClassifier(**params, random_state=0, supervision=0.5).fit(X, y) for params in (small, large))
     assert_array_equal(one.encode(X), other.encode(X))
     assert one.compression_ratio_ == other.compression_ratio_
-    auto = DPQTransformer(M=np.int8(2), K=np.int8(4), D=np.int8(2), max_iter=np.int8(100), random_state=0)
-    assert auto._batch_size(30_000) == 256
+    assert auto.Resolved(DPQTransformer(max_iter=np.int8(100)), distills=False).batch_size(30_000) == 256
 
     neighbors = DPQNeighbors(np.int8(127), quantizer=quantizers[1]).fit(X)
     assert neighbors.transform(X[:2]).nnz == 2 * 128  # with one more for the sample itself

@@ -323,7 +323,7 @@ def test_auto_epochs_are_a_thousand_batches_at_least_twenty(digits):
     ("n_samples", "max_iter", "batch_size"), [(1000, "auto", 256), (1000, 10, 10), (100, 10, 4), (50_000, 10, 256)]
 )
 def test_auto_batches_of_given_epochs_are_a_thousand_and_of_4_to_256_samples(n_samples, max_iter, batch_size):
-    assert auto.batch_size("auto", n_samples, max_iter) == batch_size
+    assert auto.Resolved(DPQTransformer(max_iter=max_iter), distills=False).batch_size(n_samples) == batch_size
     y = np.arange(n_samples) % 2
     dpq = DPQTransformer(M=1, K=2, D=1, hidden_layer_sizes=(), part_layer_sizes=(), max_iter=1, random_state=0)
     X = np.random.default_rng(0).normal(size=(n_samples, 2)).astype(np.float32)

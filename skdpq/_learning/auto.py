@@ -1,10 +1,13 @@
 """The parameters that are "auto": what they stand for, by the number of samples, of units, and of codewords.
 
-`BaseDPQ` asks with the parameter, which comes first, and comes back where it is not "auto". docs/defaults.md tells how
-these were found.
+`BaseDPQ` asks `Resolved`, which gives a parameter back where it is not "auto". docs/defaults.md tells how these were
+found.
 """
 
 import math
+
+from .losses import SUPERVISED
+from .training import Settings
 
 _MIN_BATCHES, _MIN_DISTILLED_BATCHES, _MIN_EPOCHS = 1000, 3000, 20
 _MIN_BATCH_SAMPLES, _MAX_BATCH_SAMPLES = 4, 256
@@ -18,85 +21,116 @@ _CODEWORD_WIDTH, _DISTILLING_CODEWORD_WIDTH = 16, 32
 _NOISE_UNITS, _MAX_DROPOUT = 750, 0.5
 
 
-def n_epochs(max_iter, n_batches, distills=False):
-    """Return the number of epochs: as many, of so many batches, as make 1,000, or 3,000 to distill; at least 20."""
-    if max_iter != "auto":
-        return int(max_iter)
-    return max(_MIN_EPOCHS, _least_epochs(n_batches, distills))
-
-
-def weight_decay(decay, max_iter, n_batches, distills):
-    """Return the weight decay: less, the more batches there are beyond those that `n_epochs` aims at.
-
-    A weight shrinks by the sum of learning rate times decay, which then is about the same for any number of samples.
-    Where labels supervise in part, or not at all, more decay serves what they do not name.
+class Resolved:
+    """The parameters of an estimator, with numbers in the place of "auto".
 
     Parameters
     ----------
-    decay, max_iter : float or "auto", int or "auto"
-        Parameters of the estimator.
-    n_batches : int or None
-        Of an epoch; None where it is not known how many will come, or labels do not supervise alone.
+    parameters : BaseDPQ
+        The estimator, of which nothing but parameters is read.
     distills : bool
         Whether a posterior is learned from.
     """
-    if decay != "auto":
-        return decay
-    if n_batches is None:
-        return _WEIGHT_DECAY
-    return _WEIGHT_DECAY * min(1.0, _least_epochs(n_batches, distills) / n_epochs(max_iter, n_batches, distills))
+
+    def __init__(self, parameters, distills):
+        self._parameters, self._distills = parameters, distills
+
+    @property
+    def codeword_width(self):
+        """Width of a codeword; larger for many classes, among which a part tells as many directions apart."""
+        if self._parameters.D != "auto":
+            return self._parameters.D
+        return _DISTILLING_CODEWORD_WIDTH if self._distills else _CODEWORD_WIDTH
+
+    @property
+    def hidden_layer_sizes(self):
+        """Widths of the trunk's layers; wide for a posterior, of whose many classes each part reads a slice."""
+        if not isinstance(self._parameters.hidden_layer_sizes, str):
+            return self._parameters.hidden_layer_sizes
+        return _DISTILLING_TRUNK if self._distills else _TRUNK
+
+    @property
+    def label_smoothing(self):
+        """Share of each label that is spread; none of a posterior, which is smooth."""
+        if self._parameters.label_smoothing != "auto":
+            return self._parameters.label_smoothing
+        return 0.0 if self._distills else _SMOOTHING
+
+    def n_epochs(self, n_batches):
+        """Return the number of epochs: as many, of so many batches, as make 1,000, or 3,000 to distill; at least 20."""
+        if self._parameters.max_iter != "auto":
+            return int(self._parameters.max_iter)
+        return plain_epochs(n_batches, self._distills)
+
+    def settings(self, n_batches):
+        """Return the settings of a training by epochs of so many batches."""
+        return Settings(
+            learning_rate=self._parameters.learning_rate,
+            max_iter=self.n_epochs(n_batches),
+            tol=self._parameters.tol,
+            n_iter_no_change=int(self._parameters.n_iter_no_change),
+            verbose=bool(self._parameters.verbose),
+            warn=self._parameters.max_iter != "auto",
+        )
+
+    def weight_decay(self, n_batches):
+        """Return the weight decay: less, the more batches there are beyond those that `n_epochs` aims at.
+
+        A weight shrinks by the sum of learning rate times decay, which then is about the same for any number of
+        samples. Where labels supervise in part, or not at all, more decay serves what they do not name.
+
+        Parameters
+        ----------
+        n_batches : int or None
+            Of an epoch; None where it is not known how many will come, or labels do not supervise alone.
+        """
+        if self._parameters.weight_decay != "auto":
+            return self._parameters.weight_decay
+        if n_batches is None:
+            return _WEIGHT_DECAY
+        return _WEIGHT_DECAY * min(1.0, _least_epochs(n_batches, self._distills) / self.n_epochs(n_batches))
+
+    def batch_size(self, n_samples):
+        """Return how many samples a batch has at most: where epochs are given, as few as make 1,000, at least 4."""
+        max_iter = self._parameters.max_iter
+        if self._parameters.batch_size != "auto":
+            return int(self._parameters.batch_size)
+        if max_iter == "auto":
+            return _MAX_BATCH_SAMPLES
+        return max(_MIN_BATCH_SAMPLES, min(n_samples * int(max_iter) // _MIN_BATCHES, _MAX_BATCH_SAMPLES))
+
+    def dropout(self, n_units, n_samples):
+        """Return the share of units to drop; none where all samples fit into a batch, or the units are a posterior.
+
+        Dropping a share r of n units adds noise of variance r / (1 - r) / n to their mean: here 1 / 750, whatever n is.
+        """
+        if self._parameters.dropout != "auto":
+            return self._parameters.dropout
+        if self._distills or n_samples <= self.batch_size(n_samples):
+            return 0.0
+        return min(_MAX_DROPOUT, n_units / (n_units + _NOISE_UNITS))
+
+    def loss_weights(self, K, supervision):
+        """Return the weight of every term, where labels supervise by a share.
+
+        The gradient of GiniBatch shrinks like 1 / K, as its value for codewords in even use does.
+        """
+        names = (*SUPERVISED, "gini_batch", "gini_sample")
+        weights = {name: getattr(self._parameters, f"{name}_weight") for name in names}
+        if weights["gini_batch"] == "auto":
+            weights["gini_batch"] = max(1.0, K / _PLAIN_CODEWORDS) * (_DISTILLING if self._distills else 1.0)
+        weights |= {name: supervision * weights[name] for name in SUPERVISED}
+        return weights | {"preservation": 1 - supervision}
+
+
+def plain_epochs(n_batches, distills=False):
+    """Return the number of epochs that "auto" stands for."""
+    return max(_MIN_EPOCHS, _least_epochs(n_batches, distills))
 
 
 def _least_epochs(n_batches, distills):
     """Return how many epochs make 1,000 batches, or 3,000 to distill."""
     return math.ceil((_MIN_DISTILLED_BATCHES if distills else _MIN_BATCHES) / n_batches)
-
-
-def batch_size(batch_size, n_samples, max_iter):
-    """Return how many samples a batch has at most: where epochs are given, as few as make 1,000 batches, at least 4."""
-    if batch_size != "auto":
-        return int(batch_size)
-    if max_iter == "auto":
-        return _MAX_BATCH_SAMPLES
-    return max(_MIN_BATCH_SAMPLES, min(n_samples * int(max_iter) // _MIN_BATCHES, _MAX_BATCH_SAMPLES))
-
-
-def gini_batch_weight(weight, K, distills):
-    """Return the weight of GiniBatch, whose gradient shrinks like 1 / K, as its value for codewords in even use."""
-    if weight != "auto":
-        return weight
-    return max(1.0, K / _PLAIN_CODEWORDS) * (_DISTILLING if distills else 1.0)
-
-
-def dropout(dropout, n_units, n_samples, batch_size, distills):
-    """Return the share of units to drop; none where all samples fit into a batch, or the units are a posterior.
-
-    Dropping a share r of n units adds noise of variance r / (1 - r) / n to their mean: here 1 / 750, whatever n is.
-    """
-    if dropout != "auto":
-        return dropout
-    return 0.0 if n_samples <= batch_size or distills else min(_MAX_DROPOUT, n_units / (n_units + _NOISE_UNITS))
-
-
-def hidden_layer_sizes(sizes, distills):
-    """Return the widths of the trunk's layers; wide for a posterior, of whose many classes each part reads a slice."""
-    if not isinstance(sizes, str):
-        return sizes
-    return _DISTILLING_TRUNK if distills else _TRUNK
-
-
-def codeword_width(D, distills):
-    """Return the width of a codeword; larger for many classes, among which a part tells as many directions apart."""
-    if D != "auto":
-        return D
-    return _DISTILLING_CODEWORD_WIDTH if distills else _CODEWORD_WIDTH
-
-
-def label_smoothing(smoothing, distills):
-    """Return the share of each label that is spread; none of a posterior, which is smooth."""
-    if smoothing != "auto":
-        return smoothing
-    return 0.0 if distills else _SMOOTHING
 
 
 def check_one_pass(trunk_input):

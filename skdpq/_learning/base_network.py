@@ -137,7 +137,7 @@ def _train(network, samples, inputs, generator):
     """Train the network in place, by as many epochs as `max_iter` of "auto"."""
     device = network.linear.weight.device
     batches = make_batches(samples, _BATCH_SAMPLES, inputs, torch.float32, device)
-    schedule = Schedule(auto.n_epochs("auto", batches.n_batches))
+    schedule = Schedule(auto.plain_epochs(batches.n_batches))
     decay = [{"params": [p]} if p.ndim > 1 else {"params": [p], "weight_decay": 0.0} for p in network.parameters()]
     optimizer = torch.optim.AdamW(decay, weight_decay=_WEIGHT_DECAY, fused=device.type in ("cpu", "cuda"))
     for epoch in range(schedule.n_iter):
