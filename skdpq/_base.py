@@ -78,7 +78,7 @@ class BaseDPQ(CallbackSupportMixin, QuantizerMixin, BaseEstimator):
         "supervision": [Interval(Real, 0, 1, closed="both")],
         "gini_batch_weight": [Interval(Real, 0, None, closed="left"), StrOptions({"auto"})],
         "gini_sample_weight": [Interval(Real, 0, None, closed="left")],
-        "learning_rate": [Interval(Real, 0, None, closed="neither")],
+        "learning_rate": [Interval(Real, 0, None, closed="neither"), StrOptions({"auto"})],
         "weight_decay": [Interval(Real, 0, None, closed="left"), StrOptions({"auto"})],
         "batch_size": [Interval(Integral, 1, None, closed="left"), StrOptions({"auto"})],
         "max_iter": [Interval(Integral, 1, None, closed="left"), StrOptions({"auto"})],
@@ -114,7 +114,7 @@ class BaseDPQ(CallbackSupportMixin, QuantizerMixin, BaseEstimator):
         supervision: float = 1.0,
         gini_batch_weight: float | Literal["auto"] = "auto",
         gini_sample_weight: float = 0.02,
-        learning_rate: float = 3e-3,
+        learning_rate: float | Literal["auto"] = "auto",
         weight_decay: float | Literal["auto"] = "auto",
         batch_size: int | Literal["auto"] = "auto",
         max_iter: int | Literal["auto"] = "auto",
@@ -239,7 +239,7 @@ class BaseDPQ(CallbackSupportMixin, QuantizerMixin, BaseEstimator):
         if held_out is not None:
             held_out = self._with_units(held_out, backbone, network).tensors(*self._placement(network))
 
-        settings = self._resolved().settings(learner.batches.n_batches)
+        settings = self._resolved().settings(len(learner.batches), learner.batches.n_batches)
         begun, seeded = callbacks.begin(settings.max_iter), self._seeded(generator, network)
         with begun, seeded, surely(learner.step.stop), learner.step:
             curve, scores = train(learner, settings, held_out, callbacks)
@@ -315,7 +315,8 @@ class BaseDPQ(CallbackSupportMixin, QuantizerMixin, BaseEstimator):
             learner.step.state = self.optimizer_state_
 
         with self._seeded(generator, network), surely(learner.step.stop), learner.step:
-            terms = train_one_pass(learner, self.learning_rate) if learns else {"loss": None}
+            rate = auto.Resolved(self, distills=False).learning_rate(len(samples.X))
+            terms = train_one_pass(learner, rate) if learns else {"loss": None}
         curve = {name: [value] if learns else [] for name, value in terms.items()}
         self._store(network, curve, resume, optimizer_state=learner.step.state)
         return self

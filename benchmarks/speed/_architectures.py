@@ -10,8 +10,9 @@ from skdpq import DPQTransformer
 PARAMS = DPQTransformer().get_params()
 # The network itself is measured, without a base network before it; older checkouts have none.
 FEATURES = {"trunk_input": "features"} if "trunk_input" in PARAMS else {}
-# One weight whatever K, for all that are compared.
-DEFAULTS = PARAMS | {"D": 16, "hidden_layer_sizes": (256,), "gini_batch_weight": 1.0} | FEATURES
+# Numbers in the place of "auto", and one weight whatever K, for all that are compared.
+NUMBERS = {"label_smoothing": 0.1, "weight_decay": 0.2, "learning_rate": 3e-3, "gini_batch_weight": 1.0}
+DEFAULTS = PARAMS | {"D": 16, "hidden_layer_sizes": (256,)} | NUMBERS | FEATURES
 
 
 @dataclass

@@ -16,6 +16,8 @@ _DISTILLING = 4.0  # times as much where a posterior is learned from
 _POSTERIOR_CLASSES = 20  # from which the trunk reads their posterior
 _SMOOTHING = 0.1
 _WEIGHT_DECAY = 0.2
+_LEARNING_RATE, _DISTILLING_LEARNING_RATE = 3e-3, 1e-2
+_SMOOTH_BATCH_SAMPLES = 32  # fewer have too much noise for the higher rate
 _TRUNK, _DISTILLING_TRUNK = (256,), (1024,)
 _CODEWORD_WIDTH, _DISTILLING_CODEWORD_WIDTH = 16, 32
 _NOISE_UNITS, _MAX_DROPOUT = 750, 0.5
@@ -56,16 +58,24 @@ class Resolved:
             return self._parameters.label_smoothing
         return 0.0 if self._distills else _SMOOTHING
 
+    def learning_rate(self, batch_size):
+        """Return the learning rate for batches of so many samples; higher for a posterior, as labels are noisier."""
+        if self._parameters.learning_rate != "auto":
+            return self._parameters.learning_rate
+        if not self._distills:
+            return _LEARNING_RATE
+        return _DISTILLING_LEARNING_RATE * min(1.0, batch_size / _SMOOTH_BATCH_SAMPLES) ** 0.5
+
     def n_epochs(self, n_batches):
         """Return the number of epochs: as many, of so many batches, as make 1,000, or 3,000 to distill; at least 20."""
         if self._parameters.max_iter != "auto":
             return int(self._parameters.max_iter)
         return plain_epochs(n_batches, self._distills)
 
-    def settings(self, n_batches):
-        """Return the settings of a training by epochs of so many batches."""
+    def settings(self, n_samples, n_batches):
+        """Return the settings of a training by epochs of so many samples and batches."""
         return Settings(
-            learning_rate=self._parameters.learning_rate,
+            learning_rate=self.learning_rate(n_samples / n_batches),
             max_iter=self.n_epochs(n_batches),
             tol=self._parameters.tol,
             n_iter_no_change=int(self._parameters.n_iter_no_change),

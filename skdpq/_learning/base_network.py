@@ -17,13 +17,15 @@ from torch import nn
 from .._threads import limited_threads
 from . import auto
 from .batches import make_batches
+from .losses import softmax_loss
 from .network import to_tensors
 from .samples import Samples, blocks_of
 from .training import Schedule
 
 _HIDDEN_UNITS, _BATCH_SAMPLES = 256, 256
 _DROPOUT, _WEIGHT_DECAY, _LEARNING_RATE = 0.2, 2.0, 3e-3
-_HELD_OUT, _MAX_HELD_OUT_SAMPLES = 0.1, 10_000  # of the samples, that choose the shares of both classifiers
+_MAX_HELD_OUT, _HELD_OUT = 0.2, 0.1  # of the samples, that choose the shares of both classifiers: of few, of many
+_FEW_HELD_OUT_SAMPLES, _MAX_HELD_OUT_SAMPLES = 1000, 10_000
 _BLOCK_SAMPLES = 2**13
 _LEAST_VARIANCE = 1e-6  # of standardized features within classes
 _MAX_DISCRIMINANT_FEATURES = 2**12  # whose covariance takes 128 MB, and seconds to solve
@@ -109,21 +111,32 @@ def learn_base_network(samples, n_classes, inputs, device, generator):
     network : BaseNetwork
         On the CPU.
     """
-    order = torch.randperm(len(samples.X), generator=generator).numpy()
-    n_held_out = max(1, min(int(_HELD_OUT * len(order)), _MAX_HELD_OUT_SAMPLES))
-    held_out, kept = samples.take(np.sort(order[:n_held_out])), _without(samples, order[:n_held_out])
+    order = torch.randperm(len(samples.X), generator=generator).numpy()[: _n_held_out(len(samples.X))]
+    held_out, kept = samples.take(np.sort(order)), _without(samples, order)
     network = BaseNetwork(samples.X.shape[1], n_classes)
     network.initialize(generator)
     with limited_threads(1):  # so that the result does not depend on their number
         _train(network.to(device), kept, inputs, generator)
         network.to("cpu").eval()
-        discriminant = nn.utils.skip_init(nn.Linear, *network.linear.weight.T.shape)
-        weight, bias = discriminant_analysis(_blocks(kept, inputs), n_classes)
-        discriminant.load_state_dict({"weight": torch.from_numpy(weight), "bias": torch.from_numpy(bias)})
+        X, y, weight = held_out.tensors(inputs, torch.float32, torch.device("cpu"))
         with torch.no_grad():
-            X, y, weight = held_out.tensors(inputs, torch.float32, torch.device("cpu"))
-            network.mix(discriminant, *calibrate((network(X), discriminant(X)), y, weight))
+            shares = calibrate((network(X), _linear(kept, inputs, n_classes)(X)), y, weight)
+        network.mix(_linear(samples, inputs, n_classes), *shares)  # which learns from all, as it takes little time
     return network
+
+
+def _n_held_out(n):
+    """Return how many of n samples are held out."""
+    wanted = max(_FEW_HELD_OUT_SAMPLES, int(_HELD_OUT * n))
+    return max(1, min(wanted, int(_MAX_HELD_OUT * n), _MAX_HELD_OUT_SAMPLES))
+
+
+def _linear(samples, inputs, n_classes):
+    """Return discriminant analysis, learned from samples, as a layer."""
+    weight, bias = discriminant_analysis(_blocks(samples, inputs), n_classes)
+    layer = nn.utils.skip_init(nn.Linear, *weight.T.shape)
+    layer.load_state_dict({"weight": torch.from_numpy(weight), "bias": torch.from_numpy(bias)})
+    return layer
 
 
 def _without(samples, rows):
@@ -161,8 +174,9 @@ def _blocks(samples, inputs):
 def discriminant_analysis(blocks, n_classes):
     """Compute linear discriminant analysis: log posterior of Gaussian classes that share a covariance.
 
-    The covariance within classes is shrunk to a multiple of the identity, the more, the fewer samples there are for a
-    dimension. A class without samples is as improbable as one with a thousandth of a sample at the mean of all.
+    The covariance within classes is shrunk to a multiple of the identity by Oracle Approximating Shrinkage (Chen et
+    al., 2010), as `sklearn.covariance.oas` does. A class without samples is as improbable as one with a thousandth of a
+    sample at the mean of all.
 
     Parameters
     ----------
@@ -189,8 +203,10 @@ def discriminant_analysis(blocks, n_classes):
     counts = np.maximum(counts, 1e-3 * counts.sum() / n)
     means = sums / counts[:, None]
     within = (scatter - (means.T * counts) @ means) / counts.sum()
-    shrinkage = d / (d + n)
-    within = (1 - shrinkage) * within + shrinkage * max(np.trace(within) / d, _LEAST_VARIANCE) * np.eye(d)
+    mean, mean_square = np.trace(within) / d, np.square(within).mean()
+    excess = (n + 1) * (mean_square - mean**2 / d)
+    shrinkage = min(1.0, (mean_square + mean**2) / excess) if excess > 0 else 1.0
+    within = (1 - shrinkage) * within + shrinkage * max(mean, _LEAST_VARIANCE) * np.eye(d)
     weight = solve(within, means.T, assume_a="pos").T
     bias = np.log(counts / counts.sum()) - 0.5 * (weight * means).sum(axis=1)
     return weight.astype(np.float32), bias.astype(np.float32)
@@ -198,6 +214,9 @@ def discriminant_analysis(blocks, n_classes):
 
 def calibrate(logits, y, weight):
     """Return the shares of two classifiers' logits in the sum that has the least negative log-likelihood.
+
+    Labels are smoothed by one in n + 2 samples, after Platt (1999): few samples may all be told right, which is no
+    reason to be certain.
 
     Parameters
     ----------
@@ -216,8 +235,8 @@ def calibrate(logits, y, weight):
     def loss_and_gradient(shares):
         shares = torch.tensor(shares, dtype=stacked.dtype, requires_grad=True)
         with torch.enable_grad():
-            losses = nn.functional.cross_entropy(torch.einsum("i,inc->nc", shares, stacked), y, reduction="none")
-            loss = losses @ weight / weight.sum()
+            losses = softmax_loss(torch.einsum("i,inc->nc", shares, stacked), y, weight, 1 / (len(y) + 2))
+            loss = losses / weight.sum()
         loss.backward()
         return loss.item(), shares.grad.numpy().astype(np.float64)
 

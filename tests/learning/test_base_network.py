@@ -10,11 +10,13 @@ from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy.special import softmax
 from sklearn.base import clone
+from sklearn.covariance import oas
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from threadpoolctl import threadpool_limits
+from torch import nn
 
 from skdpq import DPQClassifier, DPQTransformer
-from skdpq._learning import auto, samples
+from skdpq._learning import auto, base_network, samples
 from skdpq._learning.base_network import (
     BaseNetwork,
     calibrate,
@@ -96,22 +98,29 @@ def test_the_shares_are_those_of_the_labels(shares, seed):
     assert_allclose(calibrate(logits, wrong, weight), shares, rtol=0.15, atol=0.09)
 
 
+def shrinkage_of(X, y, n):
+    """Return the shrinkage of `sklearn.covariance.oas` for the covariance of repeated samples, of which n differ."""
+    means = np.array([X[y == c].mean(axis=0) for c in range(N_CLASSES)])
+    _, shrinkage = oas(X - means[y], assume_centered=True)
+    return shrinkage * (len(X) + 1) / (n + 1)
+
+
 def test_discriminant_analysis_is_that_of_scikit_learn(data):
     X, y, X_test, _ = data
     blocks = [(X[rows], y[rows], np.ones(len(X[rows]))) for rows in (slice(1000), slice(1000, None))]
     weight, bias = discriminant_analysis(blocks, N_CLASSES)
-    shrinkage = X.shape[1] / (X.shape[1] + len(X))
-    rival = LinearDiscriminantAnalysis(solver="lsqr", shrinkage=shrinkage).fit(X, y)
+    rival = LinearDiscriminantAnalysis(solver="lsqr", shrinkage=shrinkage_of(X, y, len(X))).fit(X, y)
     assert_allclose(softmax(X_test @ weight.T + bias, axis=1), rival.predict_proba(X_test), atol=1e-3)
 
 
 def test_a_weight_of_two_is_a_sample_twice_for_discriminant_analysis(data):
     X, y, X_test, _ = data
+    X, X_test = X * np.geomspace(0.1, 1, 12), X_test * np.geomspace(0.1, 1, 12)  # so that little is shrunk
     n_times = np.arange(len(X)) % 3
-    weighted = discriminant_analysis([(X, y, n_times.astype(float))], N_CLASSES)
-    repeated = discriminant_analysis([(*(np.repeat(a, n_times, axis=0) for a in (X, y)), np.ones(n_times.sum()))], 60)
-    logits = [X_test @ weight.T + bias for weight, bias in (weighted, repeated)]
-    assert_allclose(softmax(logits[0], axis=1), softmax(logits[1], axis=1), atol=0.02)  # but for their shrinkage
+    weight, bias = discriminant_analysis([(X, y, n_times.astype(float))], N_CLASSES)
+    X, y = (np.repeat(array, n_times, axis=0) for array in (X, y))
+    rival = LinearDiscriminantAnalysis(solver="lsqr", shrinkage=shrinkage_of(X, y, np.count_nonzero(n_times))).fit(X, y)
+    assert_allclose(softmax(X_test @ weight.T + bias, axis=1), rival.predict_proba(X_test), atol=1e-3)
 
 
 def test_discriminant_analysis_bears_what_is_constant_missing_or_wide():
@@ -136,6 +145,45 @@ def test_it_classifies_as_well_as_discriminant_analysis_and_is_calibrated(data):
     discriminant = LinearDiscriminantAnalysis().fit(X, y)  # which these samples suit best
     assert correct.mean() > discriminant.score(X_test, y_test) - 0.01
     assert posterior.max(1).mean() == pytest.approx(correct.mean(), abs=0.03)
+
+
+def test_it_is_calibrated_where_few_samples_are_all_told_right():
+    rng = np.random.default_rng(0)
+    y, n = rng.integers(20, size=4000), 1000
+    X = rng.normal(size=(len(y), 64))
+    X[:, :24] += rng.normal(size=(20, 24))[y]
+    training = weigh(X[:n], y[:n], np.ones(n), np.arange(20), np.ones(20))
+    network = learn_base_network(training, 20, Inputs(None, None), CPU, torch.Generator().manual_seed(0))
+    posterior = network.units(torch.from_numpy(X[n:]).float()).numpy() ** 2
+    accuracy = (posterior.argmax(1) == y[n:]).mean()
+    assert accuracy > 0.95
+    assert posterior.max(1).mean() == pytest.approx(accuracy, abs=0.03)
+    assert -np.log(posterior[np.arange(len(posterior)), y[n:]]).mean() < 0.15
+
+
+@pytest.mark.parametrize("n", [3, 100])
+def test_shares_of_samples_that_are_told_right_have_a_bound(n):
+    y = torch.arange(n) % 3
+    logits = nn.functional.one_hot(y, 3).float()
+    shares = calibrate((logits, torch.zeros_like(logits)), y, torch.ones(n))
+    posterior = torch.softmax(shares[0] * logits, dim=1)
+    assert_allclose(posterior.amax(dim=1), 1 - (2 / 3) / (n + 2), rtol=1e-3)  # the label's own share after smoothing
+
+
+def test_what_is_mixed_in_learns_from_all_samples(data, monkeypatch):
+    X, y, *_ = data
+    monkeypatch.setattr(base_network, "calibrate", lambda *_: (0.0, 1.0))
+    network, inputs = learn(X, y)
+    weight, bias = discriminant_analysis([((X - inputs.mean) / inputs.scale, y, np.ones(len(X)))], N_CLASSES)
+    assert_allclose(network.linear.weight.detach(), weight, rtol=1e-4, atol=1e-5)
+    assert_allclose(network.linear.bias.detach(), bias, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("n", "n_held_out"), [(1, 1), (20, 4), (5000, 1000), (8000, 1000), (30_000, 3000), (10**6, 10_000)]
+)
+def test_a_tenth_is_held_out_and_more_of_few(n, n_held_out):
+    assert base_network._n_held_out(n) == n_held_out
 
 
 def test_the_same_seed_learns_the_same_however_many_threads(data):
@@ -280,3 +328,18 @@ def test_networks_of_a_posterior_are_wider(data, trunk_input, D, trunk, gini_bat
     assert default.architecture_["D"] == D
     own = DPQTransformer(**params, D=D, hidden_layer_sizes=trunk, gini_batch_weight=gini_batch_weight).fit(X, y)
     assert own.loss_curve_ == default.loss_curve_
+
+
+@pytest.mark.parametrize(
+    ("trunk_input", "batch_size", "rate"),
+    [("posterior", 50, 0.01), ("posterior", 8, 0.005), ("features", 50, 0.003), ("features", 8, 0.003)],
+)
+def test_the_learning_rate_is_higher_for_a_posterior_but_not_for_tiny_batches(data, trunk_input, batch_size, rate):
+    X, y = (array[:200] for array in data[:2])
+    dpq = DPQTransformer(M=2, K=4, trunk_input=trunk_input, batch_size=batch_size, max_iter=2, random_state=0)
+    default, own = (clone(dpq).set_params(learning_rate=value).fit(X, y) for value in ("auto", rate))
+    assert default.loss_curve_ == own.loss_curve_
+    once, own = (
+        clone(dpq).set_params(learning_rate=value, trunk_input="auto").partial_fit(X, y) for value in ("auto", 0.003)
+    )
+    assert_array_equal(once.soft(X), own.soft(X))
