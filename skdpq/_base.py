@@ -520,7 +520,10 @@ class BaseDPQ(CallbackSupportMixin, QuantizerMixin, BaseEstimator):
         samples = self._with_units(samples, backbone, network)
         projection = self._start_projection(samples, network, generator)
         resolved = auto.Resolved(self, distills)
-        batches = make_batches(samples, resolved.batch_size(len(samples.X)), *self._placement(network))
+        inputs, *placement = self._placement(network)
+        if distills:
+            inputs = inputs._replace(generator=generator)
+        batches = make_batches(samples, resolved.batch_size(len(samples.X)), inputs, *placement)
         weights = self._resolved().loss_weights(network.K, self._supervision(network))
         objective = Objective(weights, resolved.label_smoothing, projection, distills)
         by_labels = self._supervision(network) == 1

@@ -22,8 +22,9 @@ from .network import to_tensors
 from .samples import Samples, blocks_of
 from .training import Schedule
 
-_HIDDEN_UNITS, _BATCH_SAMPLES = 256, 256
-_DROPOUT, _WEIGHT_DECAY, _LEARNING_RATE = 0.2, 2.0, 3e-3
+_HIDDEN_UNITS, _BATCH_SAMPLES = 512, 256
+_WEIGHT_DECAY, _LEARNING_RATE = 1.0, 1e-2
+_MAX_DROPOUT, _NOISE_FEATURES = 0.3, 150  # of n features n / (n + 150), at most
 _MAX_HELD_OUT, _HELD_OUT = 0.2, 0.1  # of the samples, that choose the shares of both classifiers: of few, of many
 _FEW_HELD_OUT_SAMPLES, _MAX_HELD_OUT_SAMPLES = 1000, 10_000
 _BLOCK_SAMPLES = 2**13
@@ -71,9 +72,13 @@ class BaseNetwork(nn.Module):
         return self.output(self.hidden(x).relu()) + self.linear(x)
 
     @torch.inference_mode()
-    def units(self, x):
-        """Compute the square roots (B, C) of the posterior of standardized features x (B, n_features)."""
-        return torch.softmax(self(x), dim=1).sqrt_()
+    def units(self, x, generator=None):
+        """Compute the square roots (B, C) of the posterior of standardized features x (B, n_features).
+
+        A generator, where there is one, drops some features as in training: a posterior of samples that it was trained
+        on is then about as uncertain as one of others.
+        """
+        return torch.softmax(self(x if generator is None else drop(x, generator)), dim=1).sqrt_()
 
     def arrays(self):
         """Return its parameters, by their names, as arrays on the CPU."""
@@ -88,6 +93,14 @@ def from_arrays(arrays):
     network = BaseNetwork(n_features, n_classes)
     network.load_state_dict(to_tensors(arrays))
     return network.eval()
+
+
+def drop(x, generator):
+    """Return features (B, n_features) of which some are dropped, and the others are larger for it."""
+    n = x.shape[1]
+    dropout = min(_MAX_DROPOUT, n / (n + _NOISE_FEATURES))  # few features say too much each to be done without
+    kept = torch.rand(x.shape, generator=generator) >= dropout
+    return x * kept.to(x.device) / (1 - dropout)
 
 
 def learn_base_network(samples, n_classes, inputs, device, generator):
@@ -113,15 +126,15 @@ def learn_base_network(samples, n_classes, inputs, device, generator):
     """
     order = torch.randperm(len(samples.X), generator=generator).numpy()[: _n_held_out(len(samples.X))]
     held_out, kept = samples.take(np.sort(order)), _without(samples, order)
-    network = BaseNetwork(samples.X.shape[1], n_classes)
-    network.initialize(generator)
     with limited_threads(1):  # so that the result does not depend on their number
-        _train(network.to(device), kept, inputs, generator)
-        network.to("cpu").eval()
+        network = _train(kept, n_classes, inputs, device, generator)
         X, y, weight = held_out.tensors(inputs, torch.float32, torch.device("cpu"))
         with torch.no_grad():
             shares = calibrate((network(X), _linear(kept, inputs, n_classes)(X)), y, weight)
-        network.mix(_linear(samples, inputs, n_classes), *shares)  # which learns from all, as it takes little time
+        # Both are worth learning again from all samples: the layer as it takes no time, the network where they are few.
+        if len(order) > _HELD_OUT * len(samples.X):
+            network = _train(samples, n_classes, inputs, device, generator)
+        network.mix(_linear(samples, inputs, n_classes), *shares)
     return network
 
 
@@ -146,23 +159,25 @@ def _without(samples, rows):
     return Samples(samples.X, samples.y, samples.sample_weight, weight).present()
 
 
-def _train(network, samples, inputs, generator):
-    """Train the network in place, by as many epochs as `max_iter` of "auto"."""
-    device = network.linear.weight.device
+def _train(samples, n_classes, inputs, device, generator):
+    """Return a network that is trained by as many epochs as `max_iter` of "auto"; on the CPU."""
+    network = BaseNetwork(samples.X.shape[1], n_classes)
+    network.initialize(generator)
+    network.to(device)
     batches = make_batches(samples, _BATCH_SAMPLES, inputs, torch.float32, device)
     schedule = Schedule(auto.plain_epochs(batches.n_batches))
     decay = [{"params": [p]} if p.ndim > 1 else {"params": [p], "weight_decay": 0.0} for p in network.parameters()]
     optimizer = torch.optim.AdamW(decay, weight_decay=_WEIGHT_DECAY, fused=device.type in ("cpu", "cuda"))
     for epoch in range(schedule.n_iter):
         for i, (X, y, weight, batch) in enumerate(batches.epoch(generator)):
-            x, weight = X[batch], weight[batch]
-            kept = torch.empty(x.shape).bernoulli_(1 - _DROPOUT, generator=generator).to(device)
-            loss = nn.functional.cross_entropy(network(x * kept / (1 - _DROPOUT)), y[batch], reduction="none")
+            x, weight = drop(X[batch], generator), weight[batch]
+            loss = nn.functional.cross_entropy(network(x), y[batch], reduction="none")
             optimizer.zero_grad(set_to_none=True)
             ((loss @ weight) / weight.sum()).backward()
             for group in optimizer.param_groups:
                 group["lr"] = _LEARNING_RATE * schedule.factor(epoch + min(1.0, (i + 1) / (batches.n_batches + 1)))
             optimizer.step()
+    return network.to("cpu").eval()
 
 
 def _blocks(samples, inputs):

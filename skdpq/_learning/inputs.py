@@ -31,12 +31,15 @@ class Inputs(NamedTuple):
         Computes units outside training.
     base : BaseNetwork or None
         Whose units stand for the standardized features.
+    generator : Generator or None
+        Drops some of the features of which the base network computes units, where samples are learned from.
     """
 
     mean: np.ndarray | None
     scale: np.ndarray | None
     backbone: torch.nn.Module | None = None
     base: torch.nn.Module | None = None
+    generator: torch.Generator | None = None
 
     def tensor(self, X, dtype=torch.float32, out=None):
         """Return samples, of any real dtype, as a tensor on the CPU that shares no memory with them.
@@ -62,7 +65,7 @@ class Inputs(NamedTuple):
         else:
             features = torch.empty(X.shape)
             self._standardize(X, features)
-            out[...] = self.base.units(features)
+            out[...] = self.base.units(features, self.generator)
 
     def _standardize(self, X, out):
         """Write samples, standardized, to a tensor on the CPU."""
