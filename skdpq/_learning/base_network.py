@@ -22,7 +22,7 @@ from .network import to_tensors
 from .samples import Samples, blocks_of
 from .training import Schedule
 
-_HIDDEN_UNITS, _BATCH_SAMPLES = 512, 256
+HIDDEN_UNITS, _BATCH_SAMPLES = 512, 256
 _WEIGHT_DECAY, _LEARNING_RATE = 1.0, 1e-2
 _MAX_DROPOUT, _NOISE_FEATURES = 0.3, 150  # of n features n / (n + 150), at most
 _MAX_HELD_OUT, _HELD_OUT = 0.2, 0.1  # of the samples, that choose the shares of both classifiers: of few, of many
@@ -39,12 +39,14 @@ class BaseNetwork(nn.Module):
     ----------
     n_features, n_classes : int
         Width of the input, and number of classes.
+    n_hidden : int
+        Width of the hidden layer.
     """
 
-    def __init__(self, n_features, n_classes):
+    def __init__(self, n_features, n_classes, n_hidden=HIDDEN_UNITS):
         super().__init__()
-        self.hidden = nn.utils.skip_init(nn.Linear, n_features, _HIDDEN_UNITS)
-        self.output = nn.utils.skip_init(nn.Linear, _HIDDEN_UNITS, n_classes, bias=False)
+        self.hidden = nn.utils.skip_init(nn.Linear, n_features, n_hidden)
+        self.output = nn.utils.skip_init(nn.Linear, n_hidden, n_classes, bias=False)
         self.linear = nn.utils.skip_init(nn.Linear, n_features, n_classes)
 
     @torch.no_grad()
@@ -90,7 +92,7 @@ def from_arrays(arrays):
     if arrays is None:
         return None
     n_classes, n_features = arrays["linear.weight"].shape
-    network = BaseNetwork(n_features, n_classes)
+    network = BaseNetwork(n_features, n_classes, len(arrays["hidden.bias"]))
     network.load_state_dict(to_tensors(arrays))
     return network.eval()
 

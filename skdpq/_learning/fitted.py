@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from .._classes import comparable
-from .base_network import BaseNetwork
+from .base_network import HIDDEN_UNITS, BaseNetwork
 from .network import DPQNetwork
 
 FITTED_ATTRIBUTES = (
@@ -153,10 +153,16 @@ def _check_inputs(dpq, n_classes):
         raise ValueError(f"expected a number of samples, got {dpq.n_samples_seen_!r:.50}.")
     if dpq.base_network_ is not None:
         with torch.device("meta"):
-            shapes = _state_shapes(BaseNetwork(shape[0], n_classes))
+            shapes = _state_shapes(BaseNetwork(shape[0], n_classes, _n_hidden(dpq.base_network_)))
         _check_arrays("base_network_", dpq.base_network_, shapes, (np.float32,))
     if n_units != (shape[0] if dpq.base_network_ is None else n_classes):
         raise ValueError(f"expected a network of as many units as there are inputs, got n_units={n_units}.")
+
+
+def _n_hidden(arrays):
+    """Return the width of a base network's hidden layer, which not all versions made equal."""
+    hidden = arrays.get("hidden.bias") if isinstance(arrays, dict) else None
+    return len(hidden) if isinstance(hidden, np.ndarray) and hidden.ndim == 1 and len(hidden) else HIDDEN_UNITS
 
 
 def _check_projection(dpq, width):
