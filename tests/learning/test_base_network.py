@@ -343,3 +343,33 @@ def test_the_learning_rate_is_higher_for_a_posterior_but_not_for_tiny_batches(da
         clone(dpq).set_params(learning_rate=value, trunk_input="auto").partial_fit(X, y) for value in ("auto", 0.003)
     )
     assert_array_equal(once.soft(X), own.soft(X))
+
+
+def test_units_to_learn_from_are_of_features_some_of_which_are_dropped(data):
+    X, y, *_ = data
+    network, inputs = learn(X, y)
+    inputs = inputs._replace(base=network)
+    units = inputs._replace(generator=torch.Generator().manual_seed(3)).tensor(X)
+    kept = torch.rand(X.shape, generator=torch.Generator().manual_seed(3)) >= 12 / (12 + 150)
+    features = torch.from_numpy(((X - inputs.mean) / inputs.scale).astype(np.float32)) * kept / (150 / (12 + 150))
+    assert_allclose(units.numpy() ** 2, softmax(logits_of(network.arrays(), features.numpy()), axis=1), atol=1e-5)
+    assert base_network.drop(torch.ones(1000, 1000), torch.Generator().manual_seed(0)).mean() == pytest.approx(
+        1, abs=0.01
+    )
+    assert (base_network.drop(torch.ones(1000, 1000), torch.Generator()) == 0).float().mean() == pytest.approx(
+        0.3, abs=0.01
+    )
+
+
+def test_features_are_dropped_where_a_posterior_is_learned_from_alone(data, monkeypatch):
+    X, y, X_test, y_test = data
+    clf = DPQClassifier(M=2, K=4, max_iter=1, random_state=0, early_stopping=True)
+    n_dropped = []
+    monkeypatch.setattr(base_network, "drop", lambda x, generator: n_dropped.append(len(x)) or x)
+    monkeypatch.setattr(base_network, "_train", lambda samples, C, *_: make_network(12, C).requires_grad_(False).eval())
+    monkeypatch.setattr(BaseNetwork, "mix", lambda *_: None)
+    clf.fit(X, y, X_val=X_test, y_val=y_test)
+    assert n_dropped == [len(X)]  # of the training samples once, and of those that validate never
+    clf.encode(X_test)
+    clf.partial_fit(X[:100], y[:100])
+    assert n_dropped == [len(X)]
