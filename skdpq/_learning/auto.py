@@ -58,13 +58,17 @@ class Resolved:
             return self._parameters.label_smoothing
         return 0.0 if self._distills else _SMOOTHING
 
-    def learning_rate(self, batch_size):
-        """Return the learning rate for batches of so many samples; higher for a posterior, as labels are noisier."""
+    def learning_rate(self, batch_size, n_batches=None):
+        """Return the learning rate for batches of so many samples; higher for a posterior, as labels are noisier.
+
+        It is lower, as `weight_decay` is, the more batches there are; `n_batches` is the number of those in an epoch.
+        """
         if self._parameters.learning_rate != "auto":
             return self._parameters.learning_rate
         if not self._distills:
             return _LEARNING_RATE
-        return _DISTILLING_LEARNING_RATE * min(1.0, batch_size / _SMOOTH_BATCH_SAMPLES) ** 0.5
+        rate = _DISTILLING_LEARNING_RATE * min(1.0, batch_size / _SMOOTH_BATCH_SAMPLES) ** 0.5
+        return max(_LEARNING_RATE, rate * self._share_of_epochs(n_batches))
 
     def n_epochs(self, n_batches):
         """Return the number of epochs: as many, of so many batches, as make 1,000, or 3,000 to distill; at least 20."""
@@ -75,7 +79,7 @@ class Resolved:
     def settings(self, n_samples, n_batches):
         """Return the settings of a training by epochs of so many samples and batches."""
         return Settings(
-            learning_rate=self.learning_rate(n_samples / n_batches),
+            learning_rate=self.learning_rate(n_samples / n_batches, n_batches),
             max_iter=self.n_epochs(n_batches),
             tol=self._parameters.tol,
             n_iter_no_change=int(self._parameters.n_iter_no_change),
@@ -96,9 +100,13 @@ class Resolved:
         """
         if self._parameters.weight_decay != "auto":
             return self._parameters.weight_decay
+        return _WEIGHT_DECAY * self._share_of_epochs(n_batches)
+
+    def _share_of_epochs(self, n_batches):
+        """Return which share of the epochs makes as many batches as `n_epochs` aims at; 1 for fewer, or if unknown."""
         if n_batches is None:
-            return _WEIGHT_DECAY
-        return _WEIGHT_DECAY * min(1.0, _least_epochs(n_batches, self._distills) / self.n_epochs(n_batches))
+            return 1.0
+        return min(1.0, _least_epochs(n_batches, self._distills) / self.n_epochs(n_batches))
 
     def batch_size(self, n_samples):
         """Return how many samples a batch has at most: where epochs are given, as few as make 1,000, at least 4."""

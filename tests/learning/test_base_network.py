@@ -345,6 +345,15 @@ def test_the_learning_rate_is_higher_for_a_posterior_but_not_for_tiny_batches(da
     assert_array_equal(once.soft(X), own.soft(X))
 
 
+@pytest.mark.parametrize(("n_batches", "rate"), [(None, 0.01), (1, 0.01), (79, 0.01), (300, 0.005), (10**6, 0.003)])
+def test_the_learning_rate_for_a_posterior_is_in_proportion_to_batches_beyond_those_of_auto(n_batches, rate):
+    assert auto.Resolved(DPQTransformer(), distills=True).learning_rate(256, n_batches) == pytest.approx(rate)
+    assert auto.Resolved(DPQTransformer(max_iter=20), True).settings(256 * 300, 300).learning_rate == pytest.approx(
+        0.005
+    )
+    assert auto.Resolved(DPQTransformer(), distills=False).learning_rate(256, n_batches) == 0.003
+
+
 def test_units_to_learn_from_are_of_features_some_of_which_are_dropped(data):
     X, y, *_ = data
     network, inputs = learn(X, y)
