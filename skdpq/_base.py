@@ -7,7 +7,6 @@ import copy
 import math
 from collections.abc import Callable
 from functools import partial
-from numbers import Integral, Real
 from typing import Any, Literal, Self
 
 import numpy as np
@@ -15,7 +14,6 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator, _fit_context, is_classifier
 from sklearn.callback import CallbackSupportMixin, with_callbacks
-from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted
 
@@ -27,6 +25,7 @@ from ._device import check_device
 from ._learning import auto
 from ._learning.base_network import from_arrays, learn_base_network
 from ._learning.batches import make_batches
+from ._learning.constraints import PARAMETER_CONSTRAINTS
 from ._learning.fitted import FITTED_ATTRIBUTES, check_backbone, check_fitted, check_warm_start
 from ._learning.inference import infer
 from ._learning.inputs import Inputs, learn_scaling, no_scaling, output_width
@@ -60,39 +59,7 @@ class BaseDPQ(CallbackSupportMixin, QuantizerMixin, BaseEstimator):
     validation_scores_: list[float] | None
     compression_ratio_: float
 
-    _parameter_constraints: dict = {
-        "M": [Interval(Integral, 1, None, closed="left")],
-        "K": [Interval(Integral, 2, 65536, closed="both")],
-        "D": [Interval(Integral, 1, None, closed="left"), StrOptions({"auto"}), None],
-        "hidden_layer_sizes": ["array-like", StrOptions({"auto"})],
-        "part_layer_sizes": ["array-like"],
-        "trunk_input": [StrOptions({"auto", "features", "posterior"})],
-        "backbone": [torch.nn.Module, None],
-        "augment": [callable, None],
-        "intra_norm": ["boolean"],
-        "dropout": [Interval(Real, 0, 1, closed="left"), StrOptions({"auto"})],
-        "label_smoothing": [Interval(Real, 0, 1, closed="left"), StrOptions({"auto"})],
-        "softmax_soft_weight": [Interval(Real, 0, None, closed="left")],
-        "softmax_hard_weight": [Interval(Real, 0, None, closed="left")],
-        "joint_central_weight": [Interval(Real, 0, None, closed="left")],
-        "supervision": [Interval(Real, 0, 1, closed="both")],
-        "gini_batch_weight": [Interval(Real, 0, None, closed="left"), StrOptions({"auto"})],
-        "gini_sample_weight": [Interval(Real, 0, None, closed="left")],
-        "learning_rate": [Interval(Real, 0, None, closed="neither"), StrOptions({"auto"})],
-        "weight_decay": [Interval(Real, 0, None, closed="left"), StrOptions({"auto"})],
-        "batch_size": [Interval(Integral, 1, None, closed="left"), StrOptions({"auto"})],
-        "max_iter": [Interval(Integral, 1, None, closed="left"), StrOptions({"auto"})],
-        "tol": [Interval(Real, 0, None, closed="left")],
-        "early_stopping": ["boolean", StrOptions({"auto"})],
-        "validation_fraction": [Interval(Real, 0, 1, closed="neither")],
-        "n_iter_no_change": [Interval(Integral, 1, None, closed="left")],
-        "class_weight": [dict, StrOptions({"balanced"}), None],
-        "warm_start": ["boolean"],
-        "output": [StrOptions({"soft", "hard", "codes"})],
-        "random_state": ["random_state"],
-        "device": [str, torch.device],
-        "verbose": ["verbose"],
-    }
+    _parameter_constraints: dict = PARAMETER_CONSTRAINTS
 
     def __init__(
         self,
