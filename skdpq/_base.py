@@ -491,6 +491,7 @@ class BaseDPQ(CallbackSupportMixin, QuantizerMixin, BaseEstimator):
         if distills:
             inputs = inputs._replace(generator=generator)
         batches = make_batches(samples, resolved.batch_size(len(samples.X)), inputs, *placement)
+        # A network of a base is as wide, and its terms weigh as much, where it goes on by labels.
         weights = self._resolved().loss_weights(network.K, self._supervision(network))
         objective = Objective(weights, resolved.label_smoothing, projection, distills)
         by_labels = self._supervision(network) == 1

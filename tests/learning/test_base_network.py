@@ -179,6 +179,19 @@ def test_what_is_mixed_in_learns_from_all_samples(data, monkeypatch):
     assert_allclose(network.linear.bias.detach(), bias, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize(("n", "n_trained_on"), [(3000, [2400, 3000]), (9000, [8000, 9000]), (10_000, [9000])])
+def test_few_samples_train_the_network_again_with_those_held_out(n, n_trained_on, monkeypatch):
+    trained_on = []
+
+    def train(samples, C, *_):
+        trained_on.append(len(samples.X))
+        return make_network(12, C).requires_grad_(False).eval()
+
+    monkeypatch.setattr(base_network, "_train", train)
+    learn(*draw(n, np.random.default_rng(0)))
+    assert trained_on == n_trained_on
+
+
 @pytest.mark.parametrize(
     ("n", "n_held_out"), [(1, 1), (20, 4), (5000, 1000), (8000, 1000), (30_000, 3000), (10**6, 10_000)]
 )
@@ -348,9 +361,8 @@ def test_the_learning_rate_is_higher_for_a_posterior_but_not_for_tiny_batches(da
 @pytest.mark.parametrize(("n_batches", "rate"), [(None, 0.01), (1, 0.01), (79, 0.01), (300, 0.005), (10**6, 0.003)])
 def test_the_learning_rate_for_a_posterior_is_in_proportion_to_batches_beyond_those_of_auto(n_batches, rate):
     assert auto.Resolved(DPQTransformer(), distills=True).learning_rate(256, n_batches) == pytest.approx(rate)
-    assert auto.Resolved(DPQTransformer(max_iter=20), True).settings(256 * 300, 300).learning_rate == pytest.approx(
-        0.005
-    )
+    settings = auto.Resolved(DPQTransformer(max_iter=20), distills=True).settings(256 * 300, 300)
+    assert settings.learning_rate == pytest.approx(0.005)
     assert auto.Resolved(DPQTransformer(), distills=False).learning_rate(256, n_batches) == 0.003
 
 
@@ -362,12 +374,9 @@ def test_units_to_learn_from_are_of_features_some_of_which_are_dropped(data):
     kept = torch.rand(X.shape, generator=torch.Generator().manual_seed(3)) >= 12 / (12 + 150)
     features = torch.from_numpy(((X - inputs.mean) / inputs.scale).astype(np.float32)) * kept / (150 / (12 + 150))
     assert_allclose(units.numpy() ** 2, softmax(logits_of(network.arrays(), features.numpy()), axis=1), atol=1e-5)
-    assert base_network.drop(torch.ones(1000, 1000), torch.Generator().manual_seed(0)).mean() == pytest.approx(
-        1, abs=0.01
-    )
-    assert (base_network.drop(torch.ones(1000, 1000), torch.Generator()) == 0).float().mean() == pytest.approx(
-        0.3, abs=0.01
-    )
+    dropped = base_network.drop(torch.ones(1000, 1000), torch.Generator().manual_seed(0))
+    assert dropped.mean() == pytest.approx(1, abs=0.01)
+    assert (dropped == 0).float().mean() == pytest.approx(0.3, abs=0.01)
 
 
 def test_features_are_dropped_where_a_posterior_is_learned_from_alone(data, monkeypatch):
