@@ -371,15 +371,14 @@ def most_probable(logits, out=None):
     """Return the codes of logits (M, B, K): k* = argmax_k, the lowest such k, and NaN above all.
 
     They are of the logits, because the softmax may round two of them to one probability. Of shape (M, B), or written to
-    `out` (M, B, 1), int64.
+    `out` (M, B, 1), int64, where autograd records nothing.
     """
-    logits = logits.detach()
     if logits.device.type != "cpu":
         return torch.argmax(logits, -1, keepdim=out is not None, out=out)
     # NumPy's is several times as fast as torch's on the CPU.
     if out is None:
-        return torch.from_numpy(np.argmax(logits.numpy(), -1))
-    np.argmax(logits.numpy(), -1, out.numpy(), keepdims=True)
+        return torch.from_numpy(logits.detach().numpy().argmax(-1))
+    logits.numpy().argmax(-1, out.numpy(), keepdims=True)
     return out
 
 

@@ -11,15 +11,15 @@ import torch
 _BETA1, _BETA2, _EPS = 0.9, 0.999, 1e-8  # torch's defaults
 
 
-def adamw(values, gradient, mean, mean_of_squares, n_steps, learning_rate, weight_decay):
-    """Update parameters in place, as `torch.optim.AdamW` would at its n-th step, without its overhead.
+def adamw(values, gradient, mean, mean_of_squares, step, learning_rate, weight_decay):
+    """Update parameters in place, as `torch.optim.AdamW` would, without its overhead.
 
     Parameters
     ----------
     values, gradient, mean, mean_of_squares : Tensor of shape (n,)
         Parameters, their gradient, and both moments, which are updated in place.
-    n_steps : int
-        Number of steps, with this one.
+    step : Tensor of shape ()
+        Number of steps, with this one, as a float.
     learning_rate, weight_decay : float
         Of AdamW.
     """
@@ -29,7 +29,7 @@ def adamw(values, gradient, mean, mean_of_squares, n_steps, learning_rate, weigh
         [mean],
         [mean_of_squares],
         [],
-        [torch.tensor(float(n_steps))],
+        [step],
         lr=learning_rate,
         beta1=_BETA1,
         beta2=_BETA2,
@@ -55,7 +55,8 @@ def has_fused_adamw():
         root = (expected_squares / (1 - _BETA2**n_steps)).sqrt() + _EPS
         expected = expected * (1 - 0.1 * 0.5) - 0.1 * expected_mean / (1 - _BETA1**n_steps) / root
         try:
-            adamw(values, gradient, mean, mean_of_squares, n_steps, learning_rate=0.1, weight_decay=0.5)
+            step = torch.tensor(float(n_steps))
+            adamw(values, gradient, mean, mean_of_squares, step, learning_rate=0.1, weight_decay=0.5)
         except (AttributeError, TypeError, RuntimeError):
             return False
     return torch.allclose(values, expected)

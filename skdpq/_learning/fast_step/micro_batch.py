@@ -88,7 +88,7 @@ class MicroBatch:
         else:
             buf.grad.zero_()
         if self._projection is not None:
-            self._half_squared_distance(buf, buf.target, "preservation", buf.grad_target)
+            self._half_squared_distance(buf, buf.target, "preservation", buf.grad_target, buf.grad_target_flat)
             buf.grad.add_(buf.grad_target, alpha=self._weights["preservation"])
         self._codebook_gradients(buf)
 
@@ -150,7 +150,7 @@ class MicroBatch:
         torch.mm(grad_logits, buf.stacked, out=self._gradients["classifier.weight"])
         torch.sum(grad_logits, 1, out=self._gradients["classifier.bias"])
         self._center(buf)
-        torch.addmm(buf.grad, grad_logits.T, weight, beta=self._weights["joint_central"], out=buf.grad)
+        torch.addmm(buf.grad, buf.transposed_logits, weight, beta=self._weights["joint_central"], out=buf.grad)
 
     def _center(self, buf):
         """Compute Joint Central Loss, the gradient of the class centers, and of soft and hard without its weight."""
@@ -158,19 +158,19 @@ class MicroBatch:
         if self._distills:
             torch.mm(buf.roots, centers, out=buf.centers)
         else:
-            torch.index_select(centers, 0, buf.y[0], out=buf.centers)
-        self._half_squared_distance(buf, buf.centers, "joint_central", buf.grad)
+            torch.index_select(centers, 0, buf.y_of_half, out=buf.centers)
+        self._half_squared_distance(buf, buf.centers, "joint_central", buf.grad, buf.grad_flat)
         if self._distills:
             torch.add(buf.grad_soft, buf.grad_hard, out=buf.centers)  # which is free by now
             torch.mm(buf.transposed_roots, buf.centers, out=gradient).mul_(-self._weights["joint_central"])
         else:
             gradient.zero_().index_add_(0, buf.y_flat, buf.grad, alpha=-self._weights["joint_central"])
 
-    def _half_squared_distance(self, buf, centers, term, grad):
+    def _half_squared_distance(self, buf, centers, term, grad, grad_flat):
         """Compute equation 5 for centers o (B, M * D), and its gradient: weight * (soft - o), without the term's."""
         torch.sub(buf.stacked_halves, centers, out=buf.difference_halves)
         torch.mul(buf.difference, buf.weight_column_of_stacked, out=grad)
-        torch.dot(buf.difference_flat, grad.view(-1), out=buf.term[term])
+        torch.dot(buf.difference_flat, grad_flat, out=buf.term[term])
 
     def _codebook_gradients(self, buf):
         """Compute the codebooks' gradients from those of soft and hard, and p's but for GiniBatch."""
@@ -211,7 +211,7 @@ class MicroBatch:
             torch.sum(buf.grad_sub_vectors, 0, out=grad)
         for i in reversed(range(len(units) - 1)):
             _through_relu(grad, units[i + 1])
-            torch.mm(grad.T, units[i], out=self._gradients[f"trunk.{i}.weight"])
+            torch.mm(buf.transposed_grad_units[i + 1], units[i], out=self._gradients[f"trunk.{i}.weight"])
             torch.sum(grad, 0, out=self._gradients[f"trunk.{i}.bias"])
             if i:
                 torch.mm(grad, self._parameters[f"trunk.{i}.weight"], out=buf.grad_units[i])
@@ -245,7 +245,8 @@ class _Buffers:
         self.transposed_roots, self.posterior_of_half = self.roots.T, self.posterior[:, None]
         self.activations.place(self.x)
         self.y, self.weight = torch.empty(2, B, dtype=torch.int64), codebooks.new_empty(2, B)  # for soft and for hard
-        self.y_flat, self.y_row, self.weight_row = self.y.view(-1), self.y.view(1, -1), self.weight.view(1, -1)
+        self.y_of_half, self.y_flat, self.y_row = self.y[0], self.y.view(-1), self.y.view(1, -1)
+        self.weight_row = self.weight.view(1, -1)
         self.weight_column, self.weight_column_of_stacked = self.weight[0][:, None], self.weight.view(-1, 1)
         self.weight_of_parts = self.weight[0].expand(M, 1, B)
         self.bits = torch.empty(math.ceil(B * n_units / 4), dtype=torch.int64)
@@ -266,13 +267,14 @@ class _Buffers:
         self.stacked_halves, self.difference_halves = (a.view(2, B, M * D) for a in (self.stacked, self.difference))
         self.transposed_stacked, self.difference_flat = self.stacked.T, self.difference.view(-1)
         self.soft_parts, self.hard_rows = split_parts(self.stacked[:B], M, D), self.stacked[B:].view(-1, D)
+        self.grad_flat, self.grad_target_flat = self.grad.view(-1), self.grad_target.view(-1)
         self.grad_soft, self.grad_hard = self.grad[:B], self.grad[B:]
         self.grad_soft_parts, self.grad_hard_rows = split_parts(self.grad_soft, M, D), self.grad_hard.view(-1, D)
 
     def _make_classes(self, codebooks, C, B):
         (M, _, D), new = codebooks.shape, codebooks.new_empty
         self.logits, self.log_p, self.labels = new(C, 2 * B), new(C, 2 * B), new(C, 2 * B)
-        self.logits_halves = self.logits[:, :B], self.logits[:, B:]
+        self.logits_halves, self.transposed_logits = (self.logits[:, :B], self.logits[:, B:]), self.logits.T
         self.negative_weight, self.cross_entropy, self.centers = new(1, 2 * B), new(2 * B), new(B, M * D)
         self.cross_entropy_halves = self.cross_entropy.view(2, B)
         self.labels_halves = self.labels.view(C, 2, B)
@@ -284,6 +286,7 @@ class _Buffers:
         self.transposed_s = [a.transpose(1, 2) for a in s]
         self.grad_s = [None, *(torch.empty_like(a) for a in s[1:-1])]
         self.grad_units = [None, *(torch.zeros_like(a) for a in units[1:])]  # zero for units that no part reads
+        self.transposed_grad_units = [None, *(a.T for a in self.grad_units[1:])]
         if len(units) > 1:
             last = self.grad_units[-1]
             self.grad_sub_vectors = split_parts(last, M, N) if last.shape[1] >= M else last.new_empty(M, *last.shape)

@@ -149,10 +149,11 @@ class FastStep:
         n = len(self._micro_batches)
         cuts = tuple(batch.shape[0] * i // n for i in range(1, n))
         parts = [tensor.tensor_split(cuts) for tensor in (y.index_select(0, batch), weight, batch)]
+        step = torch.tensor(float(self.n_steps))
         phases = (
             lambda i: self._micro_batches[i].forward(X, *(tensors[i] for tensors in parts)),
             lambda i: self._micro_batches[i].backward([micro_batch.mean for micro_batch in self._micro_batches]),
-            lambda i: self._update(i, learning_rate),
+            lambda i: self._update(i, step, learning_rate),
         )
         self._do(phases)
         return sum(micro_batch.terms for micro_batch in self._micro_batches) * self._scale
@@ -177,10 +178,10 @@ class FastStep:
         ]
         return [gradient[start:stop] for gradient in self._gradients], pieces
 
-    def _update(self, i, learning_rate):
+    def _update(self, i, step, learning_rate):
         """Add up the gradients of the micro-batches, and update by AdamW, in the i-th range of the parameters."""
         (gradient, *others), pieces = self._ranges[i]
         for other in others:
             gradient += other
         for tensors, weight_decay in pieces:
-            adamw(*tensors, self.n_steps, learning_rate, weight_decay)
+            adamw(*tensors, step, learning_rate, weight_decay)
