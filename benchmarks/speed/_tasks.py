@@ -176,7 +176,8 @@ def make_tasks():
     for name, case in {"defaults": Case("", 50_000, 30, 3), "trunk of 512": encoding_case(50_000)}.items():
         for method in ("encode", "transform"):
             tasks[f"encoding, {name}, {method}"] = Task(partial(encode, method, case))
-    n_epochs = {"CIFAR-10": 4, "ImageNet": 1, "defaults": 25}  # about a second or two
+    # two or three seconds: about as many batches as max_iter="auto" makes, as threads are tried during the first
+    n_epochs = {"CIFAR-10": 12, "ImageNet": 4, "defaults": 100}
     for case in training_cases():
         tasks[f"training, {case.name}"] = Task(partial(train, case, n_epochs[case.name]), rate=True)
     return tasks | {"score, mAP": Task(score)}

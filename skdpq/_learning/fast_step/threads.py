@@ -12,8 +12,8 @@ import torch
 
 from ..._threads import limited_threads
 
-_UNTIMED_CALLS = (1, 4)  # of each way, before those that are timed; of the second, tried first, more: caches are cold
-_TIE = 1.05  # by how much the second way may be the slower one: two threads on one core come apart after a while
+_UNTIMED_CALLS = (1, 32)  # of each way, before those that are timed: two threads begin on one core, and come apart later
+_TIE = 1.05  # by how much the second way may be the slower one, and be taken
 _PERIOD_CALLS = 2**11  # after which there is another trial: other processes come and go
 
 
