@@ -204,7 +204,7 @@ def test_neither_does_it_how_steps_are_shared_out():
         network, X, y, weight = make_problem(9, M=2, K=4, D=3, hidden_layer_sizes=(8,), part_layer_sizes=(5,))
         step = start(FastStep, network, plan=Plan(split_products=0, n_trials=n_trials))
         with threadpool_limits(n_threads, user_api="openmp"), step:
-            for i in range(15):
+            for i in range(40):  # with two trials, one thread from the 35th on
                 step(X, y, weight, torch.arange(i % 3, 8), 0.01)
         results.append(torch.cat([p.detach().reshape(-1) for p in network.parameters()]))
     assert torch.equal(results[0], results[1])
@@ -246,13 +246,13 @@ class Clock:
 
 @pytest.mark.parametrize(("seconds", "fastest"), [((1.0, 2.0), 0), ((2.0, 1.0), 1), ((1.0, 1.04), 1), ((1.0, 1.06), 0)])
 def test_the_faster_way_is_taken_once_both_are_timed(seconds, fastest):
-    slow_at_first = lambda i: 50 if i < 4 or i in (9, 20, 30) else 1  # noqa: E731
+    slow_at_first = lambda i: 50 if i < 32 or i in (35, 48, 60) else 1  # noqa: E731
     clock = Clock(*(lambda i, each=each: each * slow_at_first(i) for each in seconds))
     step = Faster(clock.ways(), 16, clock=lambda: clock.now)
     for i in range(100):
         step(i)
-    assert clock.taken[:37] == [1] * 20 + [0] * 17  # of which the last 16 are timed
-    assert set(clock.taken[37:]) == {fastest}
+    assert clock.taken[:65] == [1] * 48 + [0] * 17  # of which the last 16 of each are timed
+    assert set(clock.taken[65:]) == {fastest}
 
 
 def test_which_way_is_faster_may_change():
@@ -260,8 +260,8 @@ def test_which_way_is_faster_may_change():
     step = Faster(clock.ways(), 16, clock=lambda: clock.now)
     for i in range(4000):
         step(i)
-    assert set(clock.taken[37:2048]) == {0}
-    assert set(clock.taken[2085:]) == {1}
+    assert set(clock.taken[65:2048]) == {0}
+    assert set(clock.taken[2113:]) == {1}
 
 
 def test_without_trials_two_threads_are_taken():

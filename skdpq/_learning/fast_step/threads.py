@@ -12,7 +12,7 @@ import torch
 
 from ..._threads import limited_threads
 
-_UNTIMED_CALLS = (1, 32)  # of each way, before those that are timed: two threads begin on one core, and come apart later
+_UNTIMED_CALLS = (1, 32)  # of each way, before those that are timed: two threads come off one core only after a while
 _TIE = 1.05  # by how much the second way may be the slower one, and be taken
 _PERIOD_CALLS = 2**11  # after which there is another trial: other processes come and go
 
