@@ -72,10 +72,11 @@ class DPQTransformer(BaseDPQ):
     gini_sample_weight : float, default=0.02
         Weight of GiniSample (equation 7), a mean over the parts.
     learning_rate : float or "auto", default="auto"
-        Highest learning rate of AdamW. It warms up, stays constant, and falls linearly to zero over the second half
-        of the epochs, or from the plateau that `tol` and `n_iter_no_change` define, over as many epochs as came
-        before it. ``"auto"`` is 0.003; where a posterior takes the place of labels it is 0.01, and less, but not below
-        0.003, with batches of fewer than 32 samples, or with more than 3,000 of them.
+        Highest learning rate of AdamW. It warms up over a twentieth of the epochs (a tenth, where a posterior takes
+        the place of labels), stays constant, and falls linearly to zero over the second half of the epochs, or from
+        the plateau that `tol` and `n_iter_no_change` define, over as many epochs as came before it. ``"auto"`` is
+        0.003; where a posterior takes the place of labels it is 0.01, and less, but not below 0.003, with batches of
+        fewer than 32 samples, or with more than 3,000 of them.
     weight_decay : float or "auto", default="auto"
         Decoupled weight decay of the layers' weights; codebooks, class centers and biases are left alone. ``"auto"`` is
         0.2 for 1,000 batches in all epochs, or 3,000 where a posterior takes the place of labels, and as much less as

@@ -18,6 +18,7 @@ _SMOOTHING = 0.1
 _WEIGHT_DECAY = 0.2
 _LEARNING_RATE, _DISTILLING_LEARNING_RATE = 3e-3, 1e-2
 _SMOOTH_BATCH_SAMPLES = 32  # fewer have too much noise for the higher rate
+_WARM_UP, _DISTILLING_WARM_UP = 0.1, 0.2  # with a shorter one, codewords of a part may run away at the higher rate
 _TRUNK, _DISTILLING_TRUNK = (256,), (1024,)
 _CODEWORD_WIDTH, _DISTILLING_CODEWORD_WIDTH = 16, 32
 _NOISE_UNITS, _MAX_DROPOUT = 750, 0.5
@@ -81,6 +82,7 @@ class Resolved:
         return Settings(
             learning_rate=self.learning_rate(n_samples / n_batches, n_batches),
             max_iter=self.n_epochs(n_batches),
+            warm_up=_DISTILLING_WARM_UP if self._distills else _WARM_UP,
             tol=self._parameters.tol,
             n_iter_no_change=int(self._parameters.n_iter_no_change),
             verbose=bool(self._parameters.verbose),

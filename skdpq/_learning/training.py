@@ -21,8 +21,6 @@ from .network import DPQNetwork
 from .step import TrainingStep
 from .user_code import augmented
 
-_WARM_UP = 0.1  # of the constant phase
-
 
 class Settings(NamedTuple):
     """How fast and how long `train` trains.
@@ -33,6 +31,8 @@ class Settings(NamedTuple):
         Of AdamW, in the constant phase of the `Schedule`.
     max_iter : int
         Epochs at most.
+    warm_up : float
+        Share of the constant phase over which the learning rate rises.
     tol, n_iter_no_change : float, int
         What a `Plateau` is. It starts the decay of the learning rate.
     verbose : bool, default=False
@@ -43,6 +43,7 @@ class Settings(NamedTuple):
 
     learning_rate: float
     max_iter: int
+    warm_up: float
     tol: float
     n_iter_no_change: int
     verbose: bool = False
@@ -67,7 +68,7 @@ class History(NamedTuple):
 class Schedule:
     """Learning-rate factor of each epoch: a constant phase that may end early, then a decay as long as it.
 
-    The factor rises linearly over the first tenth of the constant phase, and falls linearly to zero over the decay.
+    The factor rises linearly over the first share of the constant phase, and falls linearly to zero over the decay.
     A plateau during the constant phase starts the decay; so stopping early never skips the decay, which is where
     much of the gain comes from, and the two do not fight.
 
@@ -75,15 +76,18 @@ class Schedule:
     ----------
     max_iter : int
         Number of epochs if no plateau is met.
+    warm_up : float, default=0.1
+        That share.
     """
 
-    def __init__(self, max_iter):
+    def __init__(self, max_iter, warm_up=0.1):
         self.decay_start = max_iter / 2
         self.n_iter = max_iter
+        self._warm_up = warm_up
 
     def warms_up(self, epoch):
         """Return whether the factor still rises after `epoch` epochs: then there is no plateau yet."""
-        return epoch < _WARM_UP * self.decay_start
+        return epoch < self._warm_up * self.decay_start
 
     def start_decay(self, epoch):
         """Let the decay begin now, after `epoch` epochs, unless it has begun already."""
@@ -95,7 +99,7 @@ class Schedule:
         """Return the factor at `time`, in epochs since the start."""
         if time > self.decay_start:
             return (self.n_iter - time) / (self.n_iter - self.decay_start)
-        return min(1.0, time / (_WARM_UP * self.decay_start))
+        return min(1.0, time / (self._warm_up * self.decay_start))
 
 
 class Plateau:
@@ -219,7 +223,8 @@ def train(learner, settings, validation, callbacks):
         being the best on the validation data, or without them those at the interruption.
     """
     network = learner.network
-    schedule, plateau = Schedule(settings.max_iter), Plateau(settings.tol, settings.n_iter_no_change)
+    schedule = Schedule(settings.max_iter, settings.warm_up)
+    plateau = Plateau(settings.tol, settings.n_iter_no_change)
     history = History({name: [] for name in ("loss", *TERMS)}, None if validation is None else [])
     best_state = None
     epoch = 0

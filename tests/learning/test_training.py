@@ -22,12 +22,16 @@ WEIGHTED = [name for name in TERMS if name != "preservation"]
 SMALL = {"M": 2, "K": 8, "hidden_layer_sizes": (16,), "random_state": 0}
 
 
-def test_schedule_rises_stays_and_falls_to_zero():
-    schedule = Schedule(20)
+@pytest.mark.parametrize("warm_up", [0.1, 0.3])
+def test_schedule_rises_stays_and_falls_to_zero(warm_up):
+    schedule = Schedule(20, warm_up)
     factors = [schedule.factor(t) for t in np.linspace(0, 20, 201)]
     assert factors[0] == 0
     assert max(factors) == 1
-    assert factors[10] == pytest.approx(1)  # one epoch, a tenth of the constant phase
+    assert factors[int(50 * warm_up)] == pytest.approx(0.5)  # the constant phase is ten epochs
+    assert factors[int(100 * warm_up)] == pytest.approx(1)
+    assert schedule.warms_up(10 * warm_up - 0.1)
+    assert not schedule.warms_up(10 * warm_up + 0.1)
     assert factors[100] == 1
     assert_allclose(factors[150], 0.5)
     assert factors[-1] == pytest.approx(0)
@@ -81,7 +85,7 @@ def make_learner(step, n=50, batch_size=7):
 def test_a_plateau_of_the_loss_starts_the_fall_of_the_learning_rate():
     losses = [5.0, 4.0, 3.0, 2.95, 2.91, 2.9, 2.9, *[1.0] * 9]  # the fourth to seventh do not improve by 0.1
     step = Step(losses)
-    history = train(make_learner(step), Settings(2.0, 100, 0.1, 3), None, step)
+    history = train(make_learner(step), Settings(2.0, 100, 0.1, 0.1, 3), None, step)
     assert history.loss_curve["loss"] == pytest.approx(losses[:14])
     times = np.add.outer(np.arange(14), np.arange(1, 9) / 9).ravel()  # eight batches an epoch
     # It rises over a tenth of 50 epochs, of which the fourth does not count.
@@ -250,12 +254,13 @@ class RecordingTransformer(DPQTransformer):
         return Recording()
 
 
-def test_the_schedule_is_followed_within_each_epoch():
+@pytest.mark.parametrize(("trunk_input", "warm_up"), [("features", 0.1), ("posterior", 0.2)])
+def test_the_schedule_is_followed_within_each_epoch(trunk_input, warm_up):
     X, y = make_blobs(60, centers=3, random_state=0)
-    dpq = RecordingTransformer(**SMALL, batch_size=10, max_iter=10, learning_rate=0.01)
+    dpq = RecordingTransformer(**SMALL, batch_size=10, max_iter=10, learning_rate=0.01, trunk_input=trunk_input)
     dpq.rates = []
     dpq.fit(X, y)
-    schedule = Schedule(10)
+    schedule = Schedule(10, warm_up)
     times = [epoch + (i + 1) / 7 for epoch in range(10) for i in range(6)]  # 6 batches an epoch
     assert_allclose(dpq.rates, [0.01 * schedule.factor(time) for time in times])
     assert len(np.unique(dpq.rates[-12:])) == 12
