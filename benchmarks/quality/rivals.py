@@ -11,14 +11,15 @@ measured again, and `--show` prints the tables of it.
 Sets. `digits` are scikit-learn's; `letters` are capital letters drawn in 16 fonts, turned, scaled, moved and noisy.
 `overlapping-C`, `nested-C` and `unequal-C` are C Gaussian classes, of which 24 of 64 dimensions tell, in a random
 rotation: with means drawn alike, in tens around some coarse means, and of unequal size; 20,000 samples, 100,000 from
-1,000 classes on. Queries and items are new to training in all of these. `cifar10` are features of a file, as for
-`cifar10_features.py`: (a) 100 test items of each class query the other test items, (c) all of them query the training
-items.
+1,000 classes on; `overlapping-CxN` has N samples a class. Queries and items are new to training in all of these.
+`cifar10` are features of a file, as for `cifar10_features.py`: (a) 100 test items of each class query the other test
+items, (c) all of them query the training items.
 
 Rivals. The posterior of a classifier, of discriminant analysis (which Gaussian classes suit best) or of scikit-learn's
-MLP, whose square roots go to ProductQuantizer; the directions of discriminant analysis; and the features, as they are
-or with rows of length one, by PQ and OPQ. Without codes: distance and cosine of features, and p_q . p_d of posteriors:
-of the classes' densities, of each classifier, and of DPQ's soft representation, which is the ceiling of its codes.
+MLP, whose square roots go to ProductQuantizer; the directions of discriminant analysis, which is also tried with
+Ledoit-Wolf shrinkage where a set has N samples a class; and the features, as they are or with rows of length one, by PQ
+and OPQ. Without codes: distance and cosine of features, and p_q . p_d of posteriors: of the classes' densities, of each
+classifier, and of DPQ's soft representation, which is the ceiling of its codes.
 """
 
 import fcntl
@@ -104,9 +105,10 @@ def draw_letters(seed):
     return X + 0.1 * rng.normal(size=X.shape).astype(np.float32), y
 
 
-def draw_gaussian(kind, n_classes, seed):
+def draw_gaussian(kind, n_classes, seed, n_samples=None):
     """Return a data set of Gaussian classes."""
-    n_samples = 100_000 if n_classes >= 1000 else 20_000
+    if n_samples is None:
+        n_samples = 100_000 if n_classes >= 1000 else 20_000
     rng = np.random.default_rng(seed)
     means = 0.98 * rng.normal(size=(n_classes, N_TELLING))
     if kind == "nested":
@@ -140,8 +142,9 @@ def make_set(name, seed, features):
         rows = np.arange(len(y_new))
         searches = {" (a)": Search(first, np.setdiff1d(rows, first)), " (c)": Search(rows, None)}
         return DataSet(X, y, X_new, y_new, searches)
-    kind, n_classes = name.split("-")
-    return draw_gaussian(kind, int(n_classes), seed)
+    kind, sizes = name.split("-")
+    n_classes, *n_each = map(int, sizes.split("x"))
+    return draw_gaussian(kind, n_classes, seed, n_classes * n_each[0] if n_each else None)
 
 
 class Recorder:
@@ -203,16 +206,17 @@ def measure_rivals(path, name, seed, bits, features):
         record_rankings(record, "densities of the classes", data, distances_of_posteriors, data.posterior, None)
         record("densities of the classes", "accuracy", (data.posterior.argmax(axis=1) == data.y_new).mean())
     mlp = MLPClassifier((512,), max_iter=30, early_stopping=True, random_state=seed)
-    for title, classifier in {
-        "discriminant analysis": LinearDiscriminantAnalysis(),
-        "MLP": make_pipeline(StandardScaler(), mlp),
-    }.items():
+    classifiers = {"discriminant analysis": LinearDiscriminantAnalysis(), "MLP": make_pipeline(StandardScaler(), mlp)}
+    if "x" in name:
+        shrunk = LinearDiscriminantAnalysis(solver="eigen", shrinkage="auto")
+        classifiers["shrunk discriminant analysis"] = shrunk
+    for title, classifier in classifiers.items():
         record(title, "seconds", seconds(classifier.fit, X, data.y))
         p, p_new = classifier.predict_proba(X), classifier.predict_proba(X_new)
         record(title, "accuracy", (classifier.classes_[p_new.argmax(axis=1)] == data.y_new).mean())
         record_rankings(record, title, data, distances_of_posteriors, p_new, lambda p=p: p)
         represented[f"{title}, PQ of roots"] = np.sqrt(p), np.sqrt(p_new)
-        if title == "discriminant analysis":
+        if title.endswith("discriminant analysis"):
             represented[f"{title}, PQ of directions"] = classifier.transform(X), classifier.transform(X_new)
     for n_bits in bits:
         M, K = CODES[n_bits]
@@ -278,7 +282,7 @@ def show(results):
                 pair = [mean.get((method, how, n), "") for how in SEARCHES]
                 ceiling = mean.get((method, "uncompressed", n), "")
                 columns.append(f"{pair[0]} ({pair[1]})" if pair[0] else ceiling)
-            accuracy = [mean[key] for key in mean if key[:2] == (method, "accuracy")]
+            accuracy = [mean[method, "accuracy", n] for n in (None, *bits) if (method, "accuracy", n) in mean]
             if any(columns):
                 print(line(method, *columns, " ".join(accuracy)))
 
