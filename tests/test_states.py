@@ -277,7 +277,7 @@ def test_an_interrupted_fit_with_a_backbone_leaves_the_global_generator_as_it_wa
 
 def test_memory_that_is_not_there_changes_nothing():
     code = """
-import copy, ctypes, resource, sys
+import copy, ctypes, gc, resource, sys
 import joblib, numpy as np
 from sklearn.frozen import FrozenEstimator
 from skdpq import DPQNeighbors, ProductQuantizer
@@ -299,6 +299,7 @@ for name, change in changes.items():
     failed = 0
     for more in range(400):
         estimator = copy.copy(start)
+        gc.collect()  # or garbage of the turn before, collected during the change, is the memory that it needs
         ctypes.CDLL(None).malloc_trim(0)  # what is free is given back
         size = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
         resource.setrlimit(resource.RLIMIT_AS, (size + more * 2**18, hard))
