@@ -68,7 +68,7 @@ class History(NamedTuple):
 class Schedule:
     """Learning-rate factor of each epoch: a constant phase that may end early, then a decay as long as it.
 
-    The factor rises linearly over the first share of the constant phase, and falls linearly to zero over the decay.
+    The factor rises linearly at the start of the constant phase, and falls linearly to zero over the decay.
     A plateau during the constant phase starts the decay; so stopping early never skips the decay, which is where
     much of the gain comes from, and the two do not fight.
 
@@ -77,7 +77,7 @@ class Schedule:
     max_iter : int
         Number of epochs if no plateau is met.
     warm_up : float, default=0.1
-        That share.
+        Share of the constant phase over which the factor rises.
     """
 
     def __init__(self, max_iter, warm_up=0.1):
