@@ -7,6 +7,7 @@ found.
 import math
 
 from .losses import SUPERVISED
+from .step import Distilled
 from .training import Settings
 
 _MIN_BATCHES, _MIN_DISTILLED_BATCHES, _MIN_EPOCHS = 1000, 3000, 20
@@ -20,6 +21,9 @@ _LEARNING_RATE, _DISTILLING_LEARNING_RATE = 3e-3, 1e-2
 _SMOOTH_BATCH_SAMPLES = 32  # fewer have too much noise for the higher rate
 _WARM_UP, _DISTILLING_WARM_UP = 0.1, 0.2  # with a shorter one, codewords of a part may run away at the higher rate
 _TRUNK, _DISTILLING_TRUNK = (256,), (1024,)
+_SOFT_FACTOR = 3.0
+_POWER, _FEW_BITS_POWER = 1.5, 1.0  # of the roots of a posterior, in the centers of Joint Central Loss
+_BITS_OF_CLASS = 2.0  # fewer bits a sample, than so many times those that name a class, are few
 _CODEWORD_WIDTH, _DISTILLING_CODEWORD_WIDTH = 16, 32
 _NOISE_UNITS, _MAX_DROPOUT = 750, 0.5
 
@@ -58,6 +62,17 @@ class Resolved:
         if self._parameters.label_smoothing != "auto":
             return self._parameters.label_smoothing
         return 0.0 if self._distills else _SMOOTHING
+
+    def distilled(self, M, K, n_classes):
+        """Return how a posterior of so many classes is learned from by M parts of K codewords; None if none is.
+
+        What search by distance is good for: soft close to centers in which a small probability counts little. Where
+        bits are few, so much is lost anyway that even small probabilities help.
+        """
+        if not self._distills:
+            return None
+        few = M * math.log2(K) < _BITS_OF_CLASS * math.log2(n_classes)
+        return Distilled(_FEW_BITS_POWER if few else _POWER, _SOFT_FACTOR)
 
     def learning_rate(self, batch_size, n_batches=None):
         """Return the learning rate for batches of so many samples; higher for a posterior, as labels are noisier.

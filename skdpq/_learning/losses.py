@@ -33,7 +33,7 @@ def softmax_loss(logits, y, weight, smoothing=0.0):
     return nn.functional.cross_entropy(logits, y, reduction="none", label_smoothing=smoothing) @ weight
 
 
-def joint_central_loss(soft, hard, centers, weight):
+def joint_central_loss(soft, hard, centers, weight, soft_factor=1.0):
     """Joint Central Loss: equation 5 on soft and on hard, with the same class centers.
 
     Half the squared distance, summed over the M * D dimensions (not averaged: published re-implementations differ
@@ -48,13 +48,15 @@ def joint_central_loss(soft, hard, centers, weight):
         "preservation" a projection of its own features.
     weight : Tensor of shape (B,)
         Sample weights that sum to one.
+    soft_factor : float, default=1.0
+        How often soft counts; once in the paper.
 
     Returns
     -------
     loss : Tensor of shape ()
-        Weighted mean over the batch of 1/2 ||soft_i - o_{y_i}||^2 + 1/2 ||hard_i - o_{y_i}||^2.
+        Weighted mean over the batch of 1/2 ||soft_i - o_{y_i}||^2, times the factor, + 1/2 ||hard_i - o_{y_i}||^2.
     """
-    squared = (soft - centers).square().sum(1) + (hard - centers).square().sum(1)
+    squared = soft_factor * (soft - centers).square().sum(1) + (hard - centers).square().sum(1)
     return 0.5 * (squared @ weight)
 
 

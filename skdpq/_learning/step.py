@@ -13,6 +13,23 @@ from .losses import TERMS
 from .projection import Projection
 
 
+class Distilled(NamedTuple):
+    """How a network learns from the class posterior whose square roots r a sample is, instead of from labels.
+
+    The softmax losses have the targets r^2, and Joint Central Loss has the centers sum_i r_i^power o_i.
+
+    Attributes
+    ----------
+    power : float, default=1.0
+        Of the roots.
+    soft_factor : float, default=1.0
+        How often Joint Central Loss counts soft.
+    """
+
+    power: float = 1.0
+    soft_factor: float = 1.0
+
+
 class Objective(NamedTuple):
     """What is minimized on a batch: the weighted sum of the terms of `TERMS`.
 
@@ -24,15 +41,14 @@ class Objective(NamedTuple):
         Of both softmax losses.
     projection : Projection, default=None
         The target of the term "preservation", on the network's device; where the network has a nearness, that of it.
-    distills : bool, default=False
-        Whether the network learns from the class posterior whose square roots r a sample is, instead of from labels:
-        the softmax losses have the targets r^2, and Joint Central Loss has the centers sum_i r_i o_i.
+    distilled : Distilled, default=None
+        How samples stand for labels, where they do.
     """
 
     loss_weights: dict
     label_smoothing: float = 0.0
     projection: Projection | None = None
-    distills: bool = False
+    distilled: Distilled | None = None
 
     def __call__(self, network, x, y, weight, generator=None):
         """Compute the objective on a batch.
@@ -44,7 +60,7 @@ class Objective(NamedTuple):
         x : Tensor of shape (B, ...)
             The batch.
         y : Tensor of shape (B,), int64
-            Class indices; not read where the objective distills.
+            Class indices; not read where samples stand for labels.
         weight : Tensor of shape (B,)
             Sample weights that sum to one.
         generator : torch.Generator, default=None
@@ -62,13 +78,14 @@ class Objective(NamedTuple):
         soft, hard = output.soft, output.hard
         terms = dict.fromkeys(TERMS, weight.new_zeros(()))
         if network.classifier is not None:
-            if self.distills:
-                target, centers = x.square(), x @ network.class_centers
+            if self.distilled is None:
+                target, centers, soft_factor = y, network.class_centers[y], 1.0
             else:
-                target, centers = y, network.class_centers[y]
+                power, soft_factor = self.distilled
+                target, centers = x.square(), x.pow(power) @ network.class_centers
             terms["softmax_soft"] = losses.softmax_loss(network.classifier(soft), target, weight, self.label_smoothing)
             terms["softmax_hard"] = losses.softmax_loss(network.classifier(hard), target, weight, self.label_smoothing)
-            terms["joint_central"] = losses.joint_central_loss(soft, hard, centers, weight)
+            terms["joint_central"] = losses.joint_central_loss(soft, hard, centers, weight, soft_factor)
         if self.projection is not None:
             terms["preservation"] = losses.joint_central_loss(soft, hard, self.projection(x), weight)
         terms["gini_batch"] = losses.gini_batch(output.p, weight)

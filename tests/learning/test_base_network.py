@@ -325,7 +325,7 @@ def test_the_posterior_is_learned_from_and_later_labels_are(data):
     watched = Watched(M=2, K=4, max_iter=1, trunk_input="posterior", random_state=0).fit(X, y)
     watched.partial_fit(X[:300], y[:300])
     clone(watched).set_params(trunk_input="features").fit(X, y)
-    assert [objective.distills for objective, _ in steps] == [True, False, False]
+    assert [objective.distilled is not None for objective, _ in steps] == [True, False, False]
     assert [objective.label_smoothing for objective, _ in steps] == [0, 0.1, 0.1]
     assert [bool(dropout) for _, dropout in steps] == [False, False, True]
 
@@ -364,6 +364,15 @@ def test_the_learning_rate_for_a_posterior_is_in_proportion_to_batches_beyond_th
     settings = auto.Resolved(DPQTransformer(max_iter=20), distills=True).settings(256 * 300, 300)
     assert settings.learning_rate == pytest.approx(0.005)
     assert auto.Resolved(DPQTransformer(), distills=False).learning_rate(256, n_batches) == 0.003
+
+
+@pytest.mark.parametrize(
+    ("M", "K", "n_classes", "power"),
+    [(2, 64, 64, 1.5), (2, 64, 65, 1.0), (8, 256, 1000, 1.5), (4, 64, 1000, 1.5), (1, 256, 20, 1.0)],
+)
+def test_small_probabilities_count_more_where_codes_have_fewer_bits_than_two_classes(M, K, n_classes, power):
+    assert auto.Resolved(DPQTransformer(), distills=True).distilled(M, K, n_classes) == (power, 3.0)
+    assert auto.Resolved(DPQTransformer(), distills=False).distilled(M, K, n_classes) is None
 
 
 def test_units_to_learn_from_are_of_features_some_of_which_are_dropped(data):

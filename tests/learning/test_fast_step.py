@@ -16,7 +16,7 @@ from skdpq._learning.fast_step.threads import Faster
 from skdpq._learning.losses import TERMS
 from skdpq._learning.network import DPQNetwork
 from skdpq._learning.projection import Directions, Projection
-from skdpq._learning.step import AutogradStep, Objective, make_step
+from skdpq._learning.step import AutogradStep, Distilled, Objective, make_step
 
 N, C = 23, 3
 PLAIN = Directions(torch.ones(()), torch.zeros(()))
@@ -78,8 +78,9 @@ def random_projection(network, n_units):
     smoothing=st.sampled_from([0.0, 0.2]),
     B=st.integers(1, 9),
     kind=st.sampled_from(["labels", "both", "features", "posterior"]),
+    distilled=st.builds(Distilled, st.sampled_from([1.0, 1.5]), st.sampled_from([1.0, 3.0])),
 )
-def test_steps_are_those_of_autograd(split_products, sizes, weights, smoothing, B, kind):
+def test_steps_are_those_of_autograd(split_products, sizes, weights, smoothing, B, kind, distilled):
     weights = dict(zip(TERMS, weights, strict=True))
     results = []
     for step_class, plan in ((FastStep, {"plan": Plan(split_products)}), (AutogradStep, {})):
@@ -88,7 +89,8 @@ def test_steps_are_those_of_autograd(split_products, sizes, weights, smoothing, 
         if kind == "posterior":
             X = X.softmax(1).sqrt()
         projection = random_projection(network, X.shape[1]) if kind in ("both", "features") else None
-        step = start(step_class, network, Objective(weights, smoothing, projection, kind == "posterior"), B, **plan)
+        objective = Objective(weights, smoothing, projection, distilled if kind == "posterior" else None)
+        step = start(step_class, network, objective, B, **plan)
         drawn = torch.Generator().manual_seed(1)
         batches = [torch.randperm(N, generator=drawn)[:size] for size in (B, max(1, B - 1), B)]
         with step:

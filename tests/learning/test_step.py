@@ -11,7 +11,7 @@ from skdpq._learning.fast_step import FastStep
 from skdpq._learning.losses import TERMS
 from skdpq._learning.network import DPQNetwork
 from skdpq._learning.projection import Directions, Projection
-from skdpq._learning.step import AutogradStep, Objective
+from skdpq._learning.step import AutogradStep, Distilled, Objective
 
 B, N_UNITS, C = 9, 12, 3
 SIZES = {"M": 2, "K": 4, "D": 3, "hidden_layer_sizes": (8,), "part_layer_sizes": (5,)}
@@ -67,20 +67,21 @@ def test_the_objective_is_the_weighted_sum_of_its_terms():
 
 
 @pytest.mark.parametrize("step_class", [None, FastStep])
-def test_a_posterior_takes_the_place_of_labels(step_class):
+@pytest.mark.parametrize("distilled", [Distilled(), Distilled(1.5, 3.0)])
+def test_a_posterior_takes_the_place_of_labels(step_class, distilled):
     network, x, y, weight = make_problem(n_classes=N_UNITS)
     roots, smoothing = x.softmax(1).sqrt(), 0.2
-    objective = Objective(dict.fromkeys(TERMS, 1.0), smoothing, distills=True)
+    objective = Objective(dict.fromkeys(TERMS, 1.0), smoothing, distilled=distilled)
     output = network(roots)
     expected = torch.zeros(3, dtype=torch.float64)
-    for representation, term in ((output.soft, 0), (output.hard, 1)):
+    for representation, term, factor in ((output.soft, 0, distilled.soft_factor), (output.hard, 1, 1.0)):
         log_p = network.classifier(representation).log_softmax(1)
         for b in range(B):
             for c in range(N_UNITS):
                 target = (1 - smoothing) * roots[b, c] ** 2 + smoothing / N_UNITS
                 expected[term] -= (weight[b] * target * log_p[b, c]).detach()
-            center = sum(roots[b, c] * network.class_centers[c] for c in range(N_UNITS))
-            expected[2] += (weight[b] * (representation[b] - center).square().sum() / 2).detach()
+            center = sum(roots[b, c] ** distilled.power * network.class_centers[c] for c in range(N_UNITS))
+            expected[2] += (weight[b] * factor * (representation[b] - center).square().sum() / 2).detach()
     if step_class is None:
         terms = objective(network, roots, y, weight)[1]
     else:

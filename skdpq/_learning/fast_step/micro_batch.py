@@ -39,7 +39,7 @@ class MicroBatch:
 
     def __init__(self, parameters, gradients, objective, dropout, generator):
         self._parameters, self._gradients = parameters, gradients
-        self._weights, self._smoothing, self._projection, self._distills = objective
+        self._weights, self._smoothing, self._projection, self._distilled = objective
         self._dropped = min(round(2**16 * dropout), 2**16 - 1)  # of 2**16 units
         seed = int(torch.randint(2**63 - 1, (), generator=generator))
         self._generator = torch.Generator().manual_seed(seed)
@@ -78,8 +78,9 @@ class MicroBatch:
             buf.activations.near.copy_target(buf.target)
         elif self._projection is not None:
             self._projection(buf.x, buf.scaled, buf.target)
-        if self._distills:
+        if self._distilled is not None:
             buf.roots.copy_(buf.x)
+            torch.pow(buf.roots, self._distilled.power, out=buf.shares)
         if self._dropped:
             self._apply_dropout(buf)
         self._quantize(buf)
@@ -128,7 +129,7 @@ class MicroBatch:
         torch.log_softmax(buf.logits, 0, out=buf.log_p)
         # The targets times -weight: one-hot labels, or the posterior; smoothed.
         torch.neg(buf.weight_row, out=buf.negative_weight)
-        if self._distills:
+        if self._distilled is not None:
             torch.mul(buf.transposed_roots, buf.transposed_roots, out=buf.posterior)
             torch.mul(buf.posterior_of_half, buf.negative_weight_halves, out=buf.labels_halves)
         else:
@@ -155,21 +156,24 @@ class MicroBatch:
     def _center(self, buf):
         """Compute Joint Central Loss, the gradient of the class centers, and of soft and hard without its weight."""
         centers, gradient = self._parameters["class_centers"], self._gradients["class_centers"]
-        if self._distills:
-            torch.mm(buf.roots, centers, out=buf.centers)
-        else:
+        if self._distilled is None:
             torch.index_select(centers, 0, buf.y_of_half, out=buf.centers)
-        self._half_squared_distance(buf, buf.centers, "joint_central", buf.grad, buf.grad_flat)
-        if self._distills:
+        else:
+            torch.mm(buf.shares, centers, out=buf.centers)
+        soft_factor = 1.0 if self._distilled is None else self._distilled.soft_factor
+        self._half_squared_distance(buf, buf.centers, "joint_central", buf.grad, buf.grad_flat, soft_factor)
+        if self._distilled is not None:
             torch.add(buf.grad_soft, buf.grad_hard, out=buf.centers)  # which is free by now
-            torch.mm(buf.transposed_roots, buf.centers, out=gradient).mul_(-self._weights["joint_central"])
+            torch.mm(buf.transposed_shares, buf.centers, out=gradient).mul_(-self._weights["joint_central"])
         else:
             gradient.zero_().index_add_(0, buf.y_flat, buf.grad, alpha=-self._weights["joint_central"])
 
-    def _half_squared_distance(self, buf, centers, term, grad, grad_flat):
+    def _half_squared_distance(self, buf, centers, term, grad, grad_flat, soft_factor=1.0):
         """Compute equation 5 for centers o (B, M * D), and its gradient: weight * (soft - o), without the term's."""
         torch.sub(buf.stacked_halves, centers, out=buf.difference_halves)
         torch.mul(buf.difference, buf.weight_column_of_stacked, out=grad)
+        if soft_factor != 1:
+            buf.grad_soft.mul_(soft_factor)
         torch.dot(buf.difference_flat, grad_flat, out=buf.term[term])
 
     def _codebook_gradients(self, buf):
@@ -241,8 +245,8 @@ class _Buffers:
         M, _, D = codebooks.shape
         self.x, self.scaled = codebooks.new_empty(2, B, n_units)
         self.target = codebooks.new_empty(B, M * D)
-        self.roots, self.posterior = codebooks.new_empty(B, n_units), codebooks.new_empty(n_units, B)
-        self.transposed_roots, self.posterior_of_half = self.roots.T, self.posterior[:, None]
+        (self.roots, self.shares), self.posterior = codebooks.new_empty(2, B, n_units), codebooks.new_empty(n_units, B)
+        self.transposed_roots, self.transposed_shares, self.posterior_of_half = self.roots.T, self.shares.T, self.posterior[:, None]
         self.activations.place(self.x)
         self.y, self.weight = torch.empty(2, B, dtype=torch.int64), codebooks.new_empty(2, B)  # for soft and for hard
         self.y_of_half, self.y_flat, self.y_row = self.y[0], self.y.view(-1), self.y.view(1, -1)
