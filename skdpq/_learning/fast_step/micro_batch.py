@@ -246,7 +246,8 @@ class _Buffers:
         self.x, self.scaled = codebooks.new_empty(2, B, n_units)
         self.target = codebooks.new_empty(B, M * D)
         (self.roots, self.shares), self.posterior = codebooks.new_empty(2, B, n_units), codebooks.new_empty(n_units, B)
-        self.transposed_roots, self.transposed_shares, self.posterior_of_half = self.roots.T, self.shares.T, self.posterior[:, None]
+        self.transposed_roots, self.transposed_shares = self.roots.T, self.shares.T
+        self.posterior_of_half = self.posterior[:, None]
         self.activations.place(self.x)
         self.y, self.weight = torch.empty(2, B, dtype=torch.int64), codebooks.new_empty(2, B)  # for soft and for hard
         self.y_of_half, self.y_flat, self.y_row = self.y[0], self.y.view(-1), self.y.view(1, -1)
