@@ -493,7 +493,7 @@ class BaseDPQ(CallbackSupportMixin, QuantizerMixin, BaseEstimator):
         batches = make_batches(samples, resolved.batch_size(len(samples.X)), inputs, *placement)
         # A network of a base is as wide, and its terms weigh as much, where it goes on by labels.
         weights = self._resolved().loss_weights(network.K, self._supervision(network))
-        distilled = resolved.distilled(network.M, network.K, len(network.class_centers))
+        distilled = resolved.distilled(*network.codebooks.shape, len(network.class_centers))
         objective = Objective(weights, resolved.label_smoothing, projection, distilled)
         by_labels = self._supervision(network) == 1
         decay = resolved.weight_decay(batches.n_batches if by_labels and not one_pass else None)

@@ -21,9 +21,8 @@ _LEARNING_RATE, _DISTILLING_LEARNING_RATE = 3e-3, 1e-2
 _SMOOTH_BATCH_SAMPLES = 32  # fewer have too much noise for the higher rate
 _WARM_UP, _DISTILLING_WARM_UP = 0.1, 0.2  # with a shorter one, codewords of a part may run away at the higher rate
 _TRUNK, _DISTILLING_TRUNK = (256,), (1024,)
-_SOFT_FACTOR = 3.0
-_POWER, _FEW_BITS_POWER = 1.5, 1.0  # of the roots of a posterior, in the centers of Joint Central Loss
-_BITS_OF_CLASS = 2.0  # fewer bits a sample, than so many times those that name a class, are few
+_CROWDED = Distilled(power=1.5, soft_factor=3.0)  # where there are more class centers than dimensions for them
+_FEW_BITS = 2.0  # times the bits that name a class: with fewer, codes lose more than crowded centers do
 _CODEWORD_WIDTH, _DISTILLING_CODEWORD_WIDTH = 16, 32
 _NOISE_UNITS, _MAX_DROPOUT = 750, 0.5
 
@@ -63,16 +62,16 @@ class Resolved:
             return self._parameters.label_smoothing
         return 0.0 if self._distills else _SMOOTHING
 
-    def distilled(self, M, K, n_classes):
-        """Return how a posterior of so many classes is learned from by M parts of K codewords; None if none is.
+    def distilled(self, M, K, D, n_classes):
+        """Return how a posterior of so many classes is learned from by M parts of K codewords of width D, or None.
 
-        What search by distance is good for: soft close to centers in which a small probability counts little. Where
-        bits are few, so much is lost anyway that even small probabilities help.
+        More centers than dimensions cannot be orthogonal, so that the small probabilities of many classes add up to
+        noise in the sum of centers: they then count less, and soft is held closer to that sum.
         """
         if not self._distills:
             return None
-        few = M * math.log2(K) < _BITS_OF_CLASS * math.log2(n_classes)
-        return Distilled(_FEW_BITS_POWER if few else _POWER, _SOFT_FACTOR)
+        crowded = n_classes > M * D and M * math.log2(K) >= _FEW_BITS * math.log2(n_classes)
+        return _CROWDED if crowded else Distilled()
 
     def learning_rate(self, batch_size, n_batches=None):
         """Return the learning rate for batches of so many samples; higher for a posterior, as labels are noisier.

@@ -367,12 +367,15 @@ def test_the_learning_rate_for_a_posterior_is_in_proportion_to_batches_beyond_th
 
 
 @pytest.mark.parametrize(
-    ("M", "K", "n_classes", "power"),
-    [(2, 64, 64, 1.5), (2, 64, 65, 1.0), (8, 256, 1000, 1.5), (4, 64, 1000, 1.5), (1, 256, 20, 1.0)],
+    ("M", "K", "D", "n_classes", "crowded"),
+    [(8, 256, 32, 257, True), (8, 256, 32, 256, False), (2, 64, 4, 64, True), (2, 64, 4, 65, False)],
 )
-def test_small_probabilities_count_more_where_codes_have_fewer_bits_than_two_classes(M, K, n_classes, power):
-    assert auto.Resolved(DPQTransformer(), distills=True).distilled(M, K, n_classes) == (power, 3.0)
-    assert auto.Resolved(DPQTransformer(), distills=False).distilled(M, K, n_classes) is None
+def test_small_probabilities_count_less_of_more_classes_than_dimensions_but_not_in_few_bits(
+    M, K, D, n_classes, crowded
+):
+    power, soft_factor = auto.Resolved(DPQTransformer(), distills=True).distilled(M, K, D, n_classes)
+    assert (power, soft_factor) == ((1.5, 3.0) if crowded else (1.0, 1.0))
+    assert auto.Resolved(DPQTransformer(), distills=False).distilled(M, K, D, n_classes) is None
 
 
 def test_units_to_learn_from_are_of_features_some_of_which_are_dropped(data):
