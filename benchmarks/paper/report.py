@@ -215,9 +215,11 @@ def main():
             print(f"\n## {title}\n\nBy `benchmarks/paper/{name}.py`.")
             print("\n".join(table(rows)))
             n_seeds = sorted({len(seeds) for seeds in rows.values()})
+            runs = [row["on"] for seeds in rows.values() for row in seeds]
+            first, last = (date.partition(",")[0] for date in (min(runs), max(runs)))
             print(
                 f"\n{' or '.join(map(str, n_seeds))} seed{'s' * (n_seeds != [1])}; of more than one, mean ± standard "
-                f"deviation. {max(row['on'] for seeds in rows.values() for row in seeds)}."
+                f"deviation. {f'From {first} on, last: ' * (first != last)}{max(runs)}."
             )
             if options.plots and name in PLOTS:
                 PLOTS[name](rows, Path(options.plots) / f"{name}.png")

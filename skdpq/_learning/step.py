@@ -42,7 +42,7 @@ class Objective(NamedTuple):
     projection : Projection, default=None
         The target of the term "preservation", on the network's device; where the network has a nearness, that of it.
     distilled : Distilled, default=None
-        How samples stand for labels, where they do.
+        How the network learns from a posterior that samples are; None where it learns from labels.
     """
 
     loss_weights: dict
@@ -60,7 +60,7 @@ class Objective(NamedTuple):
         x : Tensor of shape (B, ...)
             The batch.
         y : Tensor of shape (B,), int64
-            Class indices; not read where samples stand for labels.
+            Class indices; not read where a posterior is learned from.
         weight : Tensor of shape (B,)
             Sample weights that sum to one.
         generator : torch.Generator, default=None

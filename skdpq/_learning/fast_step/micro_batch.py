@@ -40,6 +40,7 @@ class MicroBatch:
     def __init__(self, parameters, gradients, objective, dropout, generator):
         self._parameters, self._gradients = parameters, gradients
         self._weights, self._smoothing, self._projection, self._distilled = objective
+        self._soft_factor = 1.0 if self._distilled is None else self._distilled.soft_factor
         self._dropped = min(round(2**16 * dropout), 2**16 - 1)  # of 2**16 units
         seed = int(torch.randint(2**63 - 1, (), generator=generator))
         self._generator = torch.Generator().manual_seed(seed)
@@ -160,8 +161,7 @@ class MicroBatch:
             torch.index_select(centers, 0, buf.y_of_half, out=buf.centers)
         else:
             torch.mm(buf.shares, centers, out=buf.centers)
-        soft_factor = 1.0 if self._distilled is None else self._distilled.soft_factor
-        self._half_squared_distance(buf, buf.centers, "joint_central", buf.grad, buf.grad_flat, soft_factor)
+        self._half_squared_distance(buf, buf.centers, "joint_central", buf.grad, buf.grad_flat, self._soft_factor)
         if self._distilled is not None:
             torch.add(buf.grad_soft, buf.grad_hard, out=buf.centers)  # which is free by now
             torch.mm(buf.transposed_shares, buf.centers, out=gradient).mul_(-self._weights["joint_central"])
@@ -169,11 +169,14 @@ class MicroBatch:
             gradient.zero_().index_add_(0, buf.y_flat, buf.grad, alpha=-self._weights["joint_central"])
 
     def _half_squared_distance(self, buf, centers, term, grad, grad_flat, soft_factor=1.0):
-        """Compute equation 5 for centers o (B, M * D), and its gradient: weight * (soft - o), without the term's."""
+        """Compute equation 5 for centers o (B, M * D), and its gradient: weight * (soft - o), without the term's.
+
+        Soft counts `soft_factor` times.
+        """
         torch.sub(buf.stacked_halves, centers, out=buf.difference_halves)
         torch.mul(buf.difference, buf.weight_column_of_stacked, out=grad)
         if soft_factor != 1:
-            buf.grad_soft.mul_(soft_factor)
+            grad[: grad.shape[0] // 2].mul_(soft_factor)
         torch.dot(buf.difference_flat, grad_flat, out=buf.term[term])
 
     def _codebook_gradients(self, buf):
