@@ -490,7 +490,8 @@ class BaseDPQ(CallbackSupportMixin, QuantizerMixin, BaseEstimator):
         inputs, *placement = self._placement(network)
         if distills:
             inputs = inputs._replace(generator=generator)
-        batches = make_batches(samples, resolved.batch_size(len(samples.X)), inputs, *placement)
+        n_draws = resolved.n_draws(len(samples.X))
+        batches = make_batches(samples, resolved.batch_size(n_draws * len(samples.X)), inputs, *placement, n_draws)
         # A network of a base is as wide, and its terms weigh as much, where it goes on by labels.
         weights = self._resolved().loss_weights(network.K, self._supervision(network))
         distilled = resolved.distilled(*network.codebooks.shape, len(network.class_centers))

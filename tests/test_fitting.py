@@ -22,7 +22,10 @@ from sklearn.preprocessing import StandardScaler
 
 from skdpq import DPQClassifier, DPQNeighbors, DPQTransformer, ProductQuantizer
 from skdpq._learning import auto
-from skdpq._learning.batches import InMemory, Streamed
+from skdpq._learning.base_network import BaseNetwork
+from skdpq._learning.batches import InMemory, Streamed, make_batches
+from skdpq._learning.inputs import Inputs
+from skdpq._learning.samples import Samples
 from skdpq._progress import printed_blocks
 
 
@@ -67,6 +70,23 @@ def test_an_epoch_in_memory_visits_each_sample_once():
     assert_array_equal(np.sort(order), y)
     assert max(len(batch[1]) for batch in batches) <= 7
     assert_array_equal(torch.cat([batch[0] for batch in batches])[:, 0], order * 2)
+
+
+def test_an_epoch_of_several_draws_visits_each_sample_as_often_with_other_features_dropped():
+    X = np.random.default_rng(0).normal(size=(100, 200)).astype(np.float32)  # of which 30 % are dropped
+    base = BaseNetwork(200, 5)
+    base.initialize(torch.Generator().manual_seed(0))
+    inputs = Inputs(None, None, base=base.requires_grad_(False), generator=torch.Generator().manual_seed(0))
+    samples = Samples(X, np.arange(100), np.ones(100), 1.0 + np.arange(100))
+    batches = make_batches(samples, 7, inputs, torch.float32, torch.device("cpu"), n_draws=3)
+    assert len(batches) == 300
+    seen, y, weight = (torch.cat(t) for t in zip(*gathered(batches.epoch(torch.Generator())), strict=True))
+    assert_array_equal(np.bincount(y), np.full(100, 3))
+    assert_array_equal(weight, 1.0 + y)
+    for label in range(100):
+        draws = seen[y == label]
+        assert len(np.unique(draws, axis=0)) == 3
+        assert_allclose(draws, np.tile(base.units(torch.from_numpy(X[[label]])), (3, 1)), atol=0.5)
 
 
 def test_each_epoch_in_memory_has_an_order_of_its_own():

@@ -12,6 +12,7 @@ from .training import Settings
 
 _MIN_BATCHES, _MIN_DISTILLED_BATCHES, _MIN_EPOCHS = 1000, 3000, 20
 _MIN_BATCH_SAMPLES, _MAX_BATCH_SAMPLES = 4, 256
+_DRAWN_SAMPLES = _MIN_DISTILLED_BATCHES * _MAX_BATCH_SAMPLES // _MIN_EPOCHS
 _PLAIN_CODEWORDS = 64  # up to which the weight of GiniBatch is 1
 _DISTILLING = 4.0  # times as much where a posterior is learned from
 _POSTERIOR_CLASSES = 20  # from which the trunk reads their posterior
@@ -132,6 +133,16 @@ class Resolved:
         if max_iter == "auto":
             return _MAX_BATCH_SAMPLES
         return max(_MIN_BATCH_SAMPLES, min(n_samples * int(max_iter) // _MIN_BATCHES, _MAX_BATCH_SAMPLES))
+
+    def n_draws(self, n_samples):
+        """Return how often an epoch visits each of so many samples: more than once if few, to draw more posteriors.
+
+        Each time other features are dropped (`base_network.BaseNetwork.units`). Epochs are then still 20 at least;
+        where their number is given, each visits all samples once.
+        """
+        if self._parameters.max_iter != "auto" or not self._distills:
+            return 1
+        return max(1, _DRAWN_SAMPLES // n_samples)
 
     def dropout(self, n_units, n_samples):
         """Return the share of units to drop; none where all samples fit into a batch, or the units are a posterior.

@@ -9,14 +9,13 @@ network is fixed, and its parameters are arrays.
 
 import numpy as np
 import torch
-from scipy.linalg import solve
 from scipy.optimize import minimize
-from scipy.sparse import csr_array
 from torch import nn
 
 from .._threads import limited_threads
 from . import auto
 from .batches import make_batches
+from .discriminant import discriminant_analysis
 from .losses import softmax_loss
 from .network import to_tensors
 from .samples import Samples, blocks_of
@@ -28,8 +27,6 @@ _MAX_DROPOUT, _NOISE_FEATURES = 0.3, 150  # of n features n / (n + 150), at most
 _MAX_HELD_OUT, _HELD_OUT = 0.2, 0.1  # of the samples, that choose the shares of both classifiers: of few, of many
 _FEW_HELD_OUT_SAMPLES, _MAX_HELD_OUT_SAMPLES = 1000, 10_000
 _BLOCK_SAMPLES = 2**13
-_LEAST_VARIANCE = 1e-6  # of standardized features within classes
-_MAX_DISCRIMINANT_FEATURES = 2**12  # whose covariance takes 128 MB, and seconds to solve
 
 
 class BaseNetwork(nn.Module):
@@ -186,47 +183,6 @@ def _blocks(samples, inputs):
     """Yield standardized samples, class indices and weights, a block at a time."""
     for rows in blocks_of(samples.X, _BLOCK_SAMPLES):
         yield inputs.tensor(samples.X[rows], torch.float64).numpy(), samples.y[rows], samples.weight[rows]
-
-
-def discriminant_analysis(blocks, n_classes):
-    """Compute linear discriminant analysis: log posterior of Gaussian classes that share a covariance.
-
-    The covariance within classes is shrunk to a multiple of the identity by Oracle Approximating Shrinkage (Chen et
-    al., 2010), as `sklearn.covariance.oas` does. A class without samples is as improbable as one with a thousandth of a
-    sample at the mean of all.
-
-    Parameters
-    ----------
-    blocks : iterable of tuple of ndarray of shape (n, d), (n,) and (n,)
-        Samples, class indices and weights, a block at a time.
-    n_classes : int
-        Number of classes C.
-
-    Returns
-    -------
-    weight, bias : ndarray of shape (C, d), (C,), float32
-        The logits of x are weight @ x + bias; zero for more than 4,096 dimensions.
-    """
-    n, counts, sums, scatter = 0, 0.0, 0.0, 0.0
-    for X, y, weight in blocks:
-        d = X.shape[1]
-        if d > _MAX_DISCRIMINANT_FEATURES:
-            return np.zeros((n_classes, d), np.float32), np.zeros(n_classes, np.float32)
-        membership = csr_array((weight, (y, np.arange(len(y)))), shape=(n_classes, len(y)))
-        n += np.count_nonzero(weight)
-        counts = counts + membership.sum(axis=1)
-        sums = sums + membership @ X
-        scatter = scatter + (X.T * weight) @ X
-    counts = np.maximum(counts, 1e-3 * counts.sum() / n)
-    means = sums / counts[:, None]
-    within = (scatter - (means.T * counts) @ means) / counts.sum()
-    mean, mean_square = np.trace(within) / d, np.square(within).mean()
-    excess = (n + 1) * (mean_square - mean**2 / d)
-    shrinkage = min(1.0, (mean_square + mean**2) / excess) if excess > 0 else 1.0
-    within = (1 - shrinkage) * within + shrinkage * max(mean, _LEAST_VARIANCE) * np.eye(d)
-    weight = solve(within, means.T, assume_a="pos").T
-    bias = np.log(counts / counts.sum()) - 0.5 * (weight * means).sum(axis=1)
-    return weight.astype(np.float32), bias.astype(np.float32)
 
 
 def calibrate(logits, y, weight):

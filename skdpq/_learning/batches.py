@@ -15,7 +15,7 @@ _CHUNK_BYTES = 2**14  # of float32 that are read in one piece
 _MIXED_CHUNKS = 2**13  # at most, whose samples are in memory together, and shuffled: 128 MB
 
 
-def make_batches(samples, batch_size, inputs, dtype, device):
+def make_batches(samples, batch_size, inputs, dtype, device, n_draws=1):
     """Return the source of training batches.
 
     Parameters
@@ -28,6 +28,8 @@ def make_batches(samples, batch_size, inputs, dtype, device):
         Converts them.
     dtype, device : torch.dtype, torch.device
         Of the network.
+    n_draws : int, default=1
+        How often an epoch visits each sample, converted anew each time; once, where there are too many samples.
 
     Returns
     -------
@@ -35,8 +37,12 @@ def make_batches(samples, batch_size, inputs, dtype, device):
         Has `epoch(generator)`, `n_batches` and a length, the number of samples.
     """
     n_values = inputs.n_values(samples.X)
-    if fits_in_memory(n_values):
-        return InMemory(*samples.tensors(inputs, dtype, device), batch_size)
+    if fits_in_memory(n_draws * n_values):
+        X, y, weight = samples.tensors(inputs, dtype, device)
+        if n_draws > 1:
+            X = torch.cat([X, *(inputs.tensor(samples.X, dtype).to(device) for _ in range(n_draws - 1))])
+            y, weight = y.repeat(n_draws), weight.repeat(n_draws)
+        return InMemory(X, y, weight, batch_size)
     n_read = max(n_values, samples.X.size) // len(samples.X)
     return Streamed(samples.X, samples.y, samples.weight, n_read, batch_size, inputs.tensor, device)
 

@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy.special import softmax
 from sklearn.base import clone
-from sklearn.covariance import oas
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from threadpoolctl import threadpool_limits
 from torch import nn
@@ -20,10 +19,10 @@ from skdpq._learning import auto, base_network, samples
 from skdpq._learning.base_network import (
     BaseNetwork,
     calibrate,
-    discriminant_analysis,
     from_arrays,
     learn_base_network,
 )
+from skdpq._learning.discriminant import discriminant_analysis
 from skdpq._learning.inputs import Inputs
 from skdpq._learning.samples import weigh
 from skdpq._learning.step import make_step
@@ -96,45 +95,6 @@ def test_the_shares_are_those_of_the_labels(shares, seed):
     weight[: len(y) // 2] = 0
     wrong = torch.cat([torch.zeros_like(y[: len(y) // 2]), y[len(y) // 2 :]])  # which weigh nothing
     assert_allclose(calibrate(logits, wrong, weight), shares, rtol=0.15, atol=0.09)
-
-
-def shrinkage_of(X, y, n):
-    """Return the shrinkage of `sklearn.covariance.oas` for the covariance of repeated samples, of which n differ."""
-    means = np.array([X[y == c].mean(axis=0) for c in range(N_CLASSES)])
-    _, shrinkage = oas(X - means[y], assume_centered=True)
-    return shrinkage * (len(X) + 1) / (n + 1)
-
-
-def test_discriminant_analysis_is_that_of_scikit_learn(data):
-    X, y, X_test, _ = data
-    blocks = [(X[rows], y[rows], np.ones(len(X[rows]))) for rows in (slice(1000), slice(1000, None))]
-    weight, bias = discriminant_analysis(blocks, N_CLASSES)
-    rival = LinearDiscriminantAnalysis(solver="lsqr", shrinkage=shrinkage_of(X, y, len(X))).fit(X, y)
-    assert_allclose(softmax(X_test @ weight.T + bias, axis=1), rival.predict_proba(X_test), atol=1e-3)
-
-
-def test_a_weight_of_two_is_a_sample_twice_for_discriminant_analysis(data):
-    X, y, X_test, _ = data
-    X, X_test = X * np.geomspace(0.1, 1, 12), X_test * np.geomspace(0.1, 1, 12)  # so that little is shrunk
-    n_times = np.arange(len(X)) % 3
-    weight, bias = discriminant_analysis([(X, y, n_times.astype(float))], N_CLASSES)
-    X, y = (np.repeat(array, n_times, axis=0) for array in (X, y))
-    rival = LinearDiscriminantAnalysis(solver="lsqr", shrinkage=shrinkage_of(X, y, np.count_nonzero(n_times))).fit(X, y)
-    assert_allclose(softmax(X_test @ weight.T + bias, axis=1), rival.predict_proba(X_test), atol=1e-3)
-
-
-def test_discriminant_analysis_bears_what_is_constant_missing_or_wide():
-    rng = np.random.default_rng(0)
-    X, y = rng.normal(size=(20, 30)), np.arange(20) % 4
-    X[:, 3] = 0.0
-    for samples_ in (X, np.zeros_like(X), X[:, :1]):
-        weight, bias = discriminant_analysis([(samples_, y, np.ones(20))], 5)
-        proba = softmax(samples_ @ weight.T + bias, axis=1)
-        assert proba[:, 4].max() < 0.1
-        assert np.isfinite(proba).all()
-    weight, bias = discriminant_analysis([(rng.normal(size=(20, 5000)), y, np.ones(20))], 4)
-    assert not weight.any()
-    assert not bias.any()
 
 
 def test_it_classifies_as_well_as_discriminant_analysis_and_is_calibrated(data):
@@ -356,6 +316,25 @@ def test_the_learning_rate_is_higher_for_a_posterior_but_not_for_tiny_batches(da
         clone(dpq).set_params(learning_rate=value, trunk_input="auto").partial_fit(X, y) for value in ("auto", 0.003)
     )
     assert_array_equal(once.soft(X), own.soft(X))
+
+
+@pytest.mark.parametrize(("n_samples", "n_draws"), [(1, 38_400), (1000, 38), (19_200, 2), (19_201, 1), (10**6, 1)])
+def test_posteriors_of_few_samples_are_drawn_more_than_once_where_epochs_are_not_given(n_samples, n_draws):
+    resolved = auto.Resolved(DPQTransformer(), distills=True)
+    assert resolved.n_draws(n_samples) == n_draws
+    n_batches = -(-n_samples * n_draws // 256)
+    assert resolved.n_epochs(n_batches) >= 20
+    assert auto.Resolved(DPQTransformer(max_iter=5), distills=True).n_draws(n_samples) == 1
+    assert auto.Resolved(DPQTransformer(), distills=False).n_draws(n_samples) == 1
+
+
+def test_codes_of_few_samples_are_learned_from_many_posteriors(data, monkeypatch):
+    X, y, X_test, y_test = data
+    clf = DPQClassifier(M=4, K=16, random_state=0)
+    drawn = clone(clf).fit(X[:600], y[:600])
+    monkeypatch.setattr(auto.Resolved, "n_draws", lambda *_: 1)
+    assert drawn.score(X_test, y_test) > clf.fit(X[:600], y[:600]).score(X_test, y_test)
+    assert len(drawn.loss_curve_["loss"]) < clf.n_iter_
 
 
 @pytest.mark.parametrize(("n_batches", "rate"), [(None, 0.01), (1, 0.01), (79, 0.01), (300, 0.005), (10**6, 0.003)])
