@@ -19,7 +19,8 @@ Rivals. The posterior of a classifier, of discriminant analysis (which Gaussian 
 MLP, whose square roots go to ProductQuantizer; the directions of discriminant analysis, which is also tried with
 Ledoit-Wolf shrinkage where a set has N samples a class; and the features, as they are or with rows of length one, by PQ
 and OPQ. Without codes: distance and cosine of features, and p_q . p_d of posteriors: of the classes' densities, of each
-classifier, and of DPQ's soft representation, which is the ceiling of its codes.
+classifier, and of DPQ's soft representation, which is the ceiling of its codes. Where classes are many, DPQ has trained
+a base network first: its posterior is ranked, and goes to PQ, too, which tells what the rest of DPQ is worth.
 """
 
 import fcntl
@@ -246,7 +247,21 @@ def measure_dpq(path, name, seed, n_bits, features, device):
     record_rankings(record, *ranked)
     for title, metric in {"DPQ": "euclidean", "DPQ, relevance": "relevance"}.items():
         record_codes(record, title, data, dpq, data.X_new, data.X, metric=metric)
+    if dpq.base_network_ is not None:
+        measure_base_network(path, name, seed, n_bits, data, dpq._inputs())
     record("DPQ", "done", 1)
+
+
+def measure_base_network(path, name, seed, n_bits, data, inputs):
+    """Record the posterior that DPQ has learned from, without codes and with those of PQ."""
+    roots, new = inputs.tensor(data.X).numpy(), inputs.tensor(data.X_new).numpy()
+    record = Recorder(path, name, seed)
+    record("DPQ's base network", "accuracy", (np.unique(data.y)[new.argmax(axis=1)] == data.y_new).mean())
+    ranked = distances_of_posteriors, np.square(new), lambda: np.square(roots)
+    record_rankings(record, "DPQ's base network", data, *ranked)
+    M, K = CODES[n_bits]
+    quantizer = ProductQuantizer(M=M, K=K, random_state=seed).fit(roots)
+    record_codes(Recorder(path, name, seed, n_bits), "DPQ's base network, PQ of roots", data, quantizer, new, roots)
 
 
 def quietly(function, *args):
