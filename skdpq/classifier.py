@@ -45,7 +45,7 @@ class DPQClassifier(ClassifierMixin, BaseDPQ):
     trunk_input : {"auto", "features", "posterior"}, default="auto"
         What the trunk reads. ``"posterior"`` first trains a base network, a classifier; the trunk then reads the square
         roots of the class posterior that it gives a sample, and that posterior takes the place of the label in what is
-        learned. ``"auto"`` does so from 20 classes on, unless there is a `backbone`, an `augment` or a `supervision`
+        learned. ``"auto"`` does so from 11 classes on, unless there is a `backbone`, an `augment` or a `supervision`
         below 1: codes of many classes are far better for it. `partial_fit` begins with features.
     backbone : torch.nn.Module, default=None
         Learned jointly, in front of the trunk. X may then have any shape that it takes, (n_samples, ...); it must
