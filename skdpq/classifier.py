@@ -96,7 +96,7 @@ class DPQClassifier(ClassifierMixin, BaseDPQ):
         at least 4, as make 1,000 batches, since small data learn little from a few epochs of large batches.
     max_iter : int or "auto", default="auto"
         Largest number of epochs. ``"auto"`` takes as many as make 1,000 batches, or 3,000 where a posterior takes the
-        place of labels; at least 20. Epochs of the latter visit each of fewer than 20,000 samples more than once, with
+        place of labels; at least 20. Epochs of the latter visit each of 19,200 samples or fewer more than once, with
         another posterior each time.
     tol : float, default=1e-4
         Least improvement of the loss (of the validation score with `early_stopping`) that is no plateau.

@@ -58,10 +58,10 @@ def discriminant_analysis(blocks, n_classes):
     U, lengths, _ = svd(deviations * np.sqrt(counts), full_matrices=False)
     typical = np.square(counts).sum() / n
     between = np.maximum(np.square(lengths) - (present - 1), 0)[:, None] / max(n - typical, _LEAST_COUNT)
-    means = U.T @ deviations * (between * counts / (between * counts + 1))
-    scaled = means / (1 + between / (between * typical + 1))
+    shrunk = U.T @ deviations * (between * counts / (between * counts + 1))
+    scaled = shrunk / (1 + between / (between * typical + 1))
     weight = solve_triangular(L, U @ scaled, lower=True, trans="T").T
-    bias = np.log(counts / counts.sum()) - 0.5 * (scaled * means).sum(axis=0) - weight @ mean
+    bias = np.log(counts / counts.sum()) - 0.5 * (scaled * shrunk).sum(axis=0) - weight @ mean
     return weight.astype(np.float32), bias.astype(np.float32)
 
 
