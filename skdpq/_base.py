@@ -195,7 +195,7 @@ class BaseDPQ(CallbackSupportMixin, QuantizerMixin, BaseEstimator):
         held_out, kept = None, samples
         if validate:
             held_out, kept = self._hold_out(samples, X_val, y_val, sample_weight_val, random_state)
-        if not resume and auto.reads_posterior(self.trunk_input, len(classes), self._unchanged_features()):
+        if not resume and auto.reads_posterior(self, len(classes), len(kept.X), self._unchanged_features()):
             self._learn_base_network(kept, generator)
         network = self._start_network(samples.X, generator, resume)
         callbacks = FitCallbacks(self, network, samples, classes[samples.y] if len(classes) else None)
@@ -282,7 +282,7 @@ class BaseDPQ(CallbackSupportMixin, QuantizerMixin, BaseEstimator):
             learner.step.state = self.optimizer_state_
 
         with self._seeded(generator, network), surely(learner.step.stop), learner.step:
-            rate = auto.Resolved(self, distills=False).learning_rate(len(samples.X))
+            rate = self._resolved(distills=False).learning_rate(len(samples.X))
             terms = train_one_pass(learner, rate) if learns else {"loss": None}
         curve = {name: [value] if learns else [] for name, value in terms.items()}
         self._store(network, curve, resume, optimizer_state=learner.step.state)
@@ -479,14 +479,17 @@ class BaseDPQ(CallbackSupportMixin, QuantizerMixin, BaseEstimator):
             return restore(self.parameters_, self.architecture_, copy.deepcopy(self.backbone_), dropout).to(device)
         precise = self.backbone is None and not one_pass and is_precise(X, resolved.batch_size(len(X)), device)
         dtype = torch.float64 if precise else torch.float32
-        return draw_network(self.architecture_, self.backbone_, dropout, dtype, generator).to(device)
+        network = draw_network(self.architecture_, self.backbone_, dropout, dtype, generator)
+        if (distilled := resolved.distilled(*network.codebooks.shape)) and distilled.fixed_centers:
+            network.spread_centers(generator)
+        return network.to(device)
 
     def _start_learner(self, samples, network, generator, backbone=None, one_pass=False):
         """Return what learns from samples, or from units of a fixed backbone; by their posterior if they have one."""
         distills = self.base_network_ is not None and not one_pass
         samples = self._with_units(samples, backbone, network)
         projection = self._start_projection(samples, network, generator)
-        resolved = auto.Resolved(self, distills)
+        resolved = self._resolved(distills)
         inputs, *placement = self._placement(network)
         if distills:
             inputs = inputs._replace(generator=generator)
@@ -494,7 +497,7 @@ class BaseDPQ(CallbackSupportMixin, QuantizerMixin, BaseEstimator):
         batches = make_batches(samples, resolved.batch_size(n_draws * len(samples.X)), inputs, *placement, n_draws)
         # A network of a base is as wide, and its terms weigh as much, where it goes on by labels.
         weights = self._resolved().loss_weights(network.K, self._supervision(network))
-        distilled = resolved.distilled(*network.codebooks.shape, len(network.class_centers))
+        distilled = resolved.distilled(*network.codebooks.shape)
         objective = Objective(weights, resolved.label_smoothing, projection, distilled)
         by_labels = self._supervision(network) == 1
         decay = resolved.weight_decay(batches.n_batches if by_labels and not one_pass else None)
@@ -507,8 +510,9 @@ class BaseDPQ(CallbackSupportMixin, QuantizerMixin, BaseEstimator):
         units = Inputs(None, None, backbone).units(samples.X, network.codebooks.device, network.n_units)
         return samples._replace(X=units)
 
-    def _resolved(self):
-        return auto.Resolved(self, distills=self.base_network_ is not None)
+    def _resolved(self, distills=None):
+        """Return the parameters, where a posterior is learned from; by default, where there is a base network."""
+        return auto.Resolved(self, len(self.classes_), self.base_network_ is not None if distills is None else distills)
 
     def _inputs(self):
         return Inputs(self.mean_, self.scale_, base=from_arrays(self.base_network_))

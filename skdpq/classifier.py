@@ -45,8 +45,9 @@ class DPQClassifier(ClassifierMixin, BaseDPQ):
     trunk_input : {"auto", "features", "posterior"}, default="auto"
         What the trunk reads. ``"posterior"`` first trains a base network, a classifier; the trunk then reads the square
         roots of the class posterior that it gives a sample, and that posterior takes the place of the label in what is
-        learned. ``"auto"`` does so from 11 classes on, unless there is a `backbone`, an `augment` or a `supervision`
-        below 1: codes of many classes are far better for it. `partial_fit` begins with features.
+        learned. ``"auto"`` does so from 11 classes on, and of fewer classes where `max_iter` is "auto", too, and there
+        are 257 to 12,800 samples; not with a `backbone`, an `augment` or a `supervision` below 1. Codes of many
+        classes, and of few samples, are far better for it. `partial_fit` begins with features.
     backbone : torch.nn.Module, default=None
         Learned jointly, in front of the trunk. X may then have any shape that it takes, (n_samples, ...); it must
         return (n_samples, n_units) in float32. Training starts from a copy of it, which becomes `backbone_`: the module
@@ -68,7 +69,8 @@ class DPQClassifier(ClassifierMixin, BaseDPQ):
     softmax_soft_weight : float, default=1.0
         Weight of the softmax loss on soft.
     softmax_hard_weight : float, default=1.0
-        Weight of the softmax loss on hard.
+        Weight of the softmax loss on hard; three times as much where a posterior of ten classes or fewer takes the
+        place of labels.
     joint_central_weight : float, default=0.5
         Weight of the Joint Central Loss (equation 5): half squared distances to the class center, summed over the
         M * D dimensions, of soft and of hard.
@@ -85,19 +87,19 @@ class DPQClassifier(ClassifierMixin, BaseDPQ):
         the place of labels), stays constant, and falls linearly to zero over the second half of the epochs, or from
         the plateau that `tol` and `n_iter_no_change` define, over as many epochs as came before it. ``"auto"`` is
         0.003; where a posterior takes the place of labels it is 0.01, and less, but not below 0.003, with batches of
-        fewer than 32 samples, or with more than 3,000 of them.
+        fewer than 32 samples, or with more of them than `max_iter="auto"` makes at least.
     weight_decay : float or "auto", default="auto"
         Decoupled weight decay of the layers' weights; codebooks, class centers and biases are left alone. ``"auto"`` is
-        0.2 for 1,000 batches in all epochs, or 3,000 where a posterior takes the place of labels, and as much less as
-        there are more of them, so that weights shrink about alike. Whatever the number, it is 0.2 in `partial_fit`,
+        0.2 for as many batches, in all epochs, as `max_iter="auto"` makes at least, and as much less as there are more
+        of them, so that weights shrink about alike. Whatever the number, it is 0.2 in `partial_fit`,
         without labels, and with a `supervision` below 1.
     batch_size : int or "auto", default="auto"
         Largest number of samples in a batch. ``"auto"`` is 256, or less where `max_iter` is a number: then as few, but
         at least 4, as make 1,000 batches, since small data learn little from a few epochs of large batches.
     max_iter : int or "auto", default="auto"
-        Largest number of epochs. ``"auto"`` takes as many as make 1,000 batches, or 3,000 where a posterior takes the
-        place of labels; at least 20. Epochs of the latter visit each of 19,200 samples or fewer more than once, with
-        another posterior each time.
+        Largest number of epochs. ``"auto"`` takes as many as make 1,000 batches, or 3,000 where a posterior of 11
+        classes or more takes the place of labels; at least 20. Epochs of a posterior visit each of few samples more
+        than once, with another posterior each time: they have up to 12,800 visits, or 38,400 from 11 classes on.
     tol : float, default=1e-4
         Least improvement of the loss (of the validation score with `early_stopping`) that is no plateau.
     early_stopping : bool or "auto", default="auto"
@@ -135,7 +137,8 @@ class DPQClassifier(ClassifierMixin, BaseDPQ):
     classes_ : ndarray of shape (n_classes,)
         Class labels; none where none supervised.
     class_centers_ : ndarray of shape (n_classes, M * D), float32
-        Centers o_i of the Joint Central Loss.
+        Centers o_i of the Joint Central Loss; orthogonal, and not learned, where a posterior of ten classes or fewer
+        takes the place of labels.
     lutc_ : ndarray of shape (M, K, n_classes), float32
         Look-up tables of the classification of codes (section 3.1.2): the scores of a code are `class_bias_` plus
         one row of each part. They do not depend on `intra_norm`, and are not there where no labels supervised.

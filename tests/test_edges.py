@@ -216,7 +216,7 @@ def test_small_integer_types_of_numpy_are_integers(samples):
     one, other = (DPQClassifier(**params, random_state=0, supervision=0.5).fit(X, y) for params in (small, large))
     assert_array_equal(one.encode(X), other.encode(X))
     assert one.compression_ratio_ == other.compression_ratio_
-    assert auto.Resolved(DPQTransformer(max_iter=np.int8(100)), distills=False).batch_size(30_000) == 256
+    assert auto.Resolved(DPQTransformer(max_iter=np.int8(100)), 2, distills=False).batch_size(30_000) == 256
 
     neighbors = DPQNeighbors(np.int8(127), quantizer=quantizers[1]).fit(X)
     assert neighbors.transform(X[:2]).nnz == 2 * 128  # with one more for the sample itself

@@ -27,7 +27,7 @@ SMALL = {"M": 4, "K": 16, "random_state": 0}
 @pytest.fixture(scope="module")
 def clf(digits):
     X, _, y, _ = digits
-    return DPQClassifier(**SMALL).fit(X, y)
+    return DPQClassifier(**SMALL, trunk_input="features").fit(X, y)
 
 
 def test_defaults_learn_digits(digits):

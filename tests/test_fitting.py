@@ -297,22 +297,26 @@ def test_auto_drops_half_of_many_features_at_most():
 
 
 @pytest.mark.parametrize(
-    ("batch_size", "max_iter", "n_classes", "decay"),
+    ("batch_size", "max_iter", "n_classes", "trunk_input", "decay"),
     [
-        (325, 40, 3, 0.2),  # 2 batches an epoch, 80 in all
-        (325, 500, 3, 0.2),  # 1,000
-        (325, 600, 3, 0.2 / 1.2),  # 1,200
-        (13, "auto", 3, 0.2),  # 50 an epoch, 20 epochs
-        (5, "auto", 3, 0.2 * 8 / 20),  # 130 an epoch, of which 8 epochs make 1,000
-        (5, 40, 3, 0.2 * 8 / 40),
-        (13, 80, 25, 0.2 * 60 / 80),  # a posterior of 25 classes: 3,000
+        (325, 40, 3, "features", 0.2),  # 2 batches an epoch, 80 in all
+        (325, 500, 3, "features", 0.2),  # 1,000
+        (325, 600, 3, "features", 0.2 / 1.2),  # 1,200
+        (13, "auto", 3, "features", 0.2),  # 50 an epoch, 20 epochs
+        (5, "auto", 3, "features", 0.2 * 8 / 20),  # 130 an epoch, of which 8 epochs make 1,000
+        (5, 40, 3, "features", 0.2 * 8 / 40),
+        (13, 40, 3, "posterior", 0.2 * 20 / 40),
+        (13, 80, 25, "posterior", 0.2 * 60 / 80),  # of 25 classes: 3,000
     ],
 )
-def test_auto_weight_decay_falls_with_the_batches_beyond_a_thousand(batch_size, max_iter, n_classes, decay):
+def test_auto_weight_decay_falls_with_the_batches_beyond_a_thousand(
+    batch_size, max_iter, n_classes, trunk_input, decay
+):
     X = np.random.default_rng(0).normal(size=(650, 6)).astype(np.float32)
     y = np.arange(len(X)) % n_classes
     sizes = {"M": 2, "K": 4, "D": 2, "hidden_layer_sizes": (4,), "part_layer_sizes": (), "n_iter_no_change": 10_000}
-    dpq = DPQTransformer(**sizes, batch_size=batch_size, max_iter=max_iter, early_stopping=False, random_state=0)
+    schedule = {"batch_size": batch_size, "max_iter": max_iter, "early_stopping": False, "random_state": 0}
+    dpq = DPQTransformer(**sizes, **schedule, trunk_input=trunk_input)
     default, same, other = (
         clone(dpq).set_params(weight_decay=value).fit(X, y).soft(X) for value in ("auto", decay, 1.5 * decay)
     )
@@ -337,7 +341,8 @@ def test_auto_weight_decay_of_a_pass_or_beside_labels_does_not_depend_on_the_sam
 def test_auto_epochs_are_a_thousand_batches_at_least_twenty(digits):
     X, _, y, _ = digits
     for batch_size, n_epochs in ((650, 500), (13, 20)):
-        dpq = DPQTransformer(M=2, K=4, batch_size=batch_size, tol=0, n_iter_no_change=1000, hidden_layer_sizes=(4,))
+        schedule = {"batch_size": batch_size, "tol": 0, "n_iter_no_change": 1000}
+        dpq = DPQTransformer(M=2, K=4, **schedule, hidden_layer_sizes=(4,), trunk_input="features")
         assert dpq.fit(X, y).n_iter_ == n_epochs
 
 
@@ -345,7 +350,7 @@ def test_auto_epochs_are_a_thousand_batches_at_least_twenty(digits):
     ("n_samples", "max_iter", "batch_size"), [(1000, "auto", 256), (1000, 10, 10), (100, 10, 4), (50_000, 10, 256)]
 )
 def test_auto_batches_of_given_epochs_are_a_thousand_and_of_4_to_256_samples(n_samples, max_iter, batch_size):
-    assert auto.Resolved(DPQTransformer(max_iter=max_iter), distills=False).batch_size(n_samples) == batch_size
+    assert auto.Resolved(DPQTransformer(max_iter=max_iter), 2, distills=False).batch_size(n_samples) == batch_size
     y = np.arange(n_samples) % 2
     dpq = DPQTransformer(M=1, K=2, D=1, hidden_layer_sizes=(), part_layer_sizes=(), max_iter=1, random_state=0)
     X = np.random.default_rng(0).normal(size=(n_samples, 2)).astype(np.float32)

@@ -4,13 +4,15 @@
     python benchmarks/quality/defaults.py --data features.npz
     python benchmarks/quality/defaults.py --many-classes
     python benchmarks/quality/defaults.py --only gini_batch_weight
+    python benchmarks/quality/defaults.py --trunk-input features
 
 Small sets come with scikit-learn: digits, wine, breast_cancer, iris cut to 30 samples, and two that it generates, of
 2,000 samples with 20 features and of 10,000 with 200; two fifths of each are held out. With `--data`, an .npz file of
-`X_train`, `y_train`, `X_test` and `y_test`, of which the last tenth of the training items is held out, and of the first
-half of the test items a tenth queries the others; the other half is left alone. With `--many-classes`, the Gaussian
-classes of `rivals.py`, 100 and 300 of each kind. Means over seeds; mAP is of the held-out items against the others.
-Rows "initial ..." change what no parameter does: how the network starts.
+`X_train`, `y_train`, `X_test` and `y_test`, of which the last tenth of the training items is held out; the second half
+of the test items is left alone. With `--many-classes`, the Gaussian classes of `rivals.py`, 100 and 300 of each kind.
+Means over seeds; mAP is of the held-out items against those of training, and of "unseen items" of up to 500 of the
+held-out, or test, items, a third at most, against the others of these. Rows "initial ..." change what no parameter
+does: how the network starts.
 """
 
 import os
@@ -60,6 +62,7 @@ VARIANTS = [
     {"batch_size": 1024},
     {"hidden_layer_sizes": ()},
     {"part_layer_sizes": ()},
+    {"trunk_input": "features"},
     {"trunk_input": "posterior"},
     {"D": 8},
     {"D": 64},
@@ -103,7 +106,12 @@ def classifier(params, X):
 
 
 def small_sets(seed):
-    """Yield name, parameters, and a split of each small set."""
+    """Yield name, parameters, and a split of each small set; what is held out is also searched by itself."""
+    for name, parameters, split in _small_splits(seed):
+        yield name, parameters, (*split, *split[1::2])
+
+
+def _small_splits(seed):
     for name, load in {"digits": load_digits, "wine": load_wine, "breast_cancer": load_breast_cancer}.items():
         yield name, {}, train_test_split(*load(return_X_y=True), test_size=0.4, random_state=seed)
     X, y = load_iris(return_X_y=True)
@@ -134,38 +142,34 @@ def large_set(path):
     yield os.path.basename(path), {"M": 4, "K": 64}, (X[:cut], X[cut:], y[:cut], y[cut:], *unseen)
 
 
-def measure(params, X, X_held_out, y, y_held_out, X_unseen=None, y_unseen=None):
-    """Return accuracy from codes, mAP (asymmetric, symmetric, by relevance, among unseen items), and seconds to fit."""
+def measure(params, X, X_held_out, y, y_held_out, X_unseen, y_unseen):
+    """Return accuracy from codes, mAP (asymmetric, symmetric, by relevance, two of unseen items), seconds to fit."""
     clf = classifier(params, X)
     fit_time = seconds(clf.fit, X, y)
     neighbors = DPQNeighbors(quantizer=FrozenEstimator(clf)).fit(X, y)
     asymmetric = neighbors.score(X_held_out, y_held_out)
     symmetric = neighbors.set_params(search="symmetric").score(X_held_out, y_held_out)
     relevance = neighbors.set_params(search="asymmetric", metric="relevance").score(X_held_out, y_held_out)
-    among = np.nan
-    if X_unseen is not None:
-        cut = len(X_unseen) // 10
-        neighbors = DPQNeighbors(quantizer=FrozenEstimator(clf)).fit(X_unseen[cut:], y_unseen[cut:])
-        among = neighbors.score(X_unseen[:cut], y_unseen[:cut])
-    return clf.score(X_held_out, y_held_out), asymmetric, symmetric, relevance, among, fit_time
+    cut = min(len(X_unseen) // 3, 500)
+    neighbors = DPQNeighbors(quantizer=FrozenEstimator(clf)).fit(X_unseen[cut:], y_unseen[cut:])
+    unseen = [neighbors.set_params(metric=m).score(X_unseen[:cut], y_unseen[:cut]) for m in ("euclidean", "relevance")]
+    return clf.score(X_held_out, y_held_out), asymmetric, symmetric, relevance, *unseen, fit_time
 
 
 def table(rows, seeds):
     """Yield a table of variants: of each figure the mean, and how far it is above that of the defaults."""
     standard = np.mean(rows["defaults"], axis=0)
-    measured = ~np.isnan(standard)
-    precisions = [f"mAP{kind}" for kind in (" asymmetric", " symmetric", " by relevance", ", unseen items")]
-    names = np.array(["accuracy", *precisions, "fit, s"])[measured]
-    yield head("", *names)
+    kinds = " asymmetric", " symmetric", " by relevance", ", unseen items", " by relevance, unseen items"
+    yield head("", "accuracy", *(f"mAP{kind}" for kind in kinds), "fit, s")
     for variant, values in rows.items():
-        *scores, fit_time = np.mean(values, axis=0)[measured]
+        *scores, fit_time = np.mean(values, axis=0)
         cells = [f"{score:.4f}" for score in scores]
         if variant != "defaults":
-            differences = np.subtract(scores, standard[measured][:-1])
+            differences = np.subtract(scores, standard[:-1])
             cells = [f"{cell} ({difference:+.4f})" for cell, difference in zip(cells, differences, strict=True)]
         yield line(variant, *cells, f"{fit_time:.1f}")
     if seeds > 1:
-        spread = np.std(rows["defaults"], axis=0, ddof=1)[measured][:-1]
+        spread = np.std(rows["defaults"], axis=0, ddof=1)[:-1]
         yield f"\nStandard deviation over seeds, of the defaults: {', '.join(f'{s:.4f}' for s in spread)}."
 
 
@@ -176,6 +180,7 @@ def main():
     parser.add_argument("--many-classes", action="store_true", help="instead of the small sets")
     names = sorted({name for variant in VARIANTS for name in variant})
     parser.add_argument("--only", choices=names, metavar="NAME", help="a parameter; the others are left as they are")
+    parser.add_argument("--trunk-input", default="auto", help="of all variants that do not change it")
     parser.add_argument("--seeds", type=int, default=5)
     options = parser.parse_args()
     warnings.simplefilter("ignore", ConvergenceWarning)  # max_iter is among the variants
@@ -188,7 +193,8 @@ def main():
     for seed in range(options.seeds):
         for name, params, split in large_set(options.data) if options.data else sets_of(seed):
             for variant in variants:
-                values = measure({**params, **variant, "random_state": seed}, *split)
+                common = {**params, "trunk_input": options.trunk_input, "random_state": seed}
+                values = measure(common | variant, *split)
                 results.setdefault(name, {}).setdefault(str(variant or "defaults").strip("{}"), []).append(values)
     if not options.data:
         sets = list(results.values())

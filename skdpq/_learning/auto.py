@@ -12,10 +12,9 @@ from .training import Settings
 
 _MIN_BATCHES, _MIN_DISTILLED_BATCHES, _MIN_EPOCHS = 1000, 3000, 20
 _MIN_BATCH_SAMPLES, _MAX_BATCH_SAMPLES = 4, 256
-_DRAWN_SAMPLES = _MIN_DISTILLED_BATCHES * _MAX_BATCH_SAMPLES // _MIN_EPOCHS
 _PLAIN_CODEWORDS = 64  # up to which the weight of GiniBatch is 1
 _DISTILLING = 4.0  # times as much where a posterior is learned from
-_POSTERIOR_CLASSES = 11  # from which the trunk reads their posterior
+_MANY_CLASSES = 11  # from which the trunk reads their posterior, however many samples there are
 _SMOOTHING = 0.1
 _WEIGHT_DECAY = 0.2
 _LEARNING_RATE, _DISTILLING_LEARNING_RATE = 3e-3, 1e-2
@@ -23,6 +22,7 @@ _SMOOTH_BATCH_SAMPLES = 32  # fewer have too much noise for the higher rate
 _WARM_UP, _DISTILLING_WARM_UP = 0.1, 0.2  # with a shorter one, codewords of a part may run away at the higher rate
 _TRUNK, _DISTILLING_TRUNK = (256,), (1024,)
 _CROWDED = Distilled(power=1.5, soft_factor=3.0)  # where there are more class centers than dimensions for them
+_SPREAD = Distilled(power=4.0, soft_factor=3.0, hard_factor=3.0, fixed_centers=True)  # of few classes
 _FEW_BITS = 2.0  # times the bits that name a class: with fewer, codes lose more than crowded centers do
 _CODEWORD_WIDTH, _DISTILLING_CODEWORD_WIDTH = 16, 32
 _NOISE_UNITS, _MAX_DROPOUT = 750, 0.5
@@ -35,12 +35,15 @@ class Resolved:
     ----------
     parameters : BaseDPQ
         The estimator, of which nothing but parameters is read.
+    n_classes : int
+        Number of classes; 0 without labels.
     distills : bool
         Whether a posterior is learned from.
     """
 
-    def __init__(self, parameters, distills):
-        self._parameters, self._distills = parameters, distills
+    def __init__(self, parameters, n_classes, distills):
+        self._parameters, self._n_classes, self._distills = parameters, n_classes, distills
+        self._least_batches = _MIN_DISTILLED_BATCHES if distills and n_classes >= _MANY_CLASSES else _MIN_BATCHES
 
     @property
     def codeword_width(self):
@@ -63,16 +66,22 @@ class Resolved:
             return self._parameters.label_smoothing
         return 0.0 if self._distills else _SMOOTHING
 
-    def distilled(self, M, K, D, n_classes):
-        """Return how a posterior of so many classes is learned from by M parts of K codewords of width D, or None.
+    def distilled(self, M, K, D):
+        """Return how a posterior is learned from by M parts of K codewords of width D; None where it is not.
 
-        More centers than dimensions cannot be orthogonal, so that the small probabilities of many classes add up to
-        noise in the sum of centers: they then count less, and soft is held closer to that sum.
+        Centers of few classes are orthogonal, and small probabilities hardly count among them: so an uncertain sample
+        is near to others of its most probable class, instead of to those that are as uncertain. Codewords then are as
+        near to the centers as they can be, which takes too much of them where classes are many. More centers than
+        dimensions cannot be orthogonal, so that the small probabilities of many classes add up to noise in the sum of
+        centers: they then count less, too, and soft is held closer to that sum.
         """
         if not self._distills:
             return None
-        crowded = n_classes > M * D and M * math.log2(K) >= _FEW_BITS * math.log2(n_classes)
-        return _CROWDED if crowded else Distilled()
+        fits = self._n_classes <= M * D
+        if fits and self._n_classes < _MANY_CLASSES:
+            return _SPREAD
+        enough_bits = M * math.log2(K) >= _FEW_BITS * math.log2(self._n_classes)
+        return Distilled() if fits or not enough_bits else _CROWDED
 
     def learning_rate(self, batch_size, n_batches=None):
         """Return the learning rate for batches of so many samples; higher for a posterior, as labels are noisier.
@@ -87,10 +96,13 @@ class Resolved:
         return max(_LEARNING_RATE, rate * self._share_of_epochs(n_batches))
 
     def n_epochs(self, n_batches):
-        """Return the number of epochs: as many, of so many batches, as make 1,000, or 3,000 to distill; at least 20."""
+        """Return the number of epochs: as many, of so many batches, as make 1,000, or 3,000 to distill many classes.
+
+        At least 20.
+        """
         if self._parameters.max_iter != "auto":
             return int(self._parameters.max_iter)
-        return plain_epochs(n_batches, self._distills)
+        return least_epochs(n_batches, self._least_batches)
 
     def settings(self, n_samples, n_batches):
         """Return the settings of a training by epochs of so many samples and batches."""
@@ -123,7 +135,7 @@ class Resolved:
         """Return which share of the epochs makes as many batches as `n_epochs` aims at; 1 for fewer, or if unknown."""
         if n_batches is None:
             return 1.0
-        return min(1.0, _least_epochs(n_batches, self._distills) / self.n_epochs(n_batches))
+        return min(1.0, math.ceil(self._least_batches / n_batches) / self.n_epochs(n_batches))
 
     def batch_size(self, n_samples):
         """Return how many samples a batch has at most: where epochs are given, as few as make 1,000, at least 4."""
@@ -142,7 +154,7 @@ class Resolved:
         """
         if self._parameters.max_iter != "auto" or not self._distills:
             return 1
-        return max(1, _DRAWN_SAMPLES // n_samples)
+        return max(1, self._least_batches * _MAX_BATCH_SAMPLES // (_MIN_EPOCHS * n_samples))
 
     def dropout(self, n_units, n_samples):
         """Return the share of units to drop; none where all samples fit into a batch, or the units are a posterior.
@@ -168,14 +180,9 @@ class Resolved:
         return weights | {"preservation": 1 - supervision}
 
 
-def plain_epochs(n_batches, distills=False):
-    """Return the number of epochs that "auto" stands for."""
-    return max(_MIN_EPOCHS, _least_epochs(n_batches, distills))
-
-
-def _least_epochs(n_batches, distills):
-    """Return how many epochs make 1,000 batches, or 3,000 to distill."""
-    return math.ceil((_MIN_DISTILLED_BATCHES if distills else _MIN_BATCHES) / n_batches)
+def least_epochs(n_batches, least_batches=_MIN_BATCHES):
+    """Return the number of epochs, of so many batches, that "auto" stands for: 20 at least, and 1,000 batches."""
+    return max(_MIN_EPOCHS, math.ceil(least_batches / n_batches))
 
 
 def check_one_pass(trunk_input):
@@ -184,15 +191,18 @@ def check_one_pass(trunk_input):
         raise ValueError('trunk_input="posterior" needs all samples: expected "auto" or "features" for partial_fit.')
 
 
-def reads_posterior(trunk_input, n_classes, possible):
+def reads_posterior(parameters, n_classes, n_samples, possible):
     """Tell whether the trunk reads the class posterior instead of the features.
+
+    Of few classes it does so where `max_iter` is "auto" too, and samples are more than a batch, which is learned in
+    float64, but too few for 1,000 batches in 20 epochs. Of more samples, codes learn more from labels.
 
     Parameters
     ----------
-    trunk_input : {"auto", "features", "posterior"}
-        What was asked for.
-    n_classes : int
-        Number of classes; 0 without labels.
+    parameters : BaseDPQ
+        The estimator, of which nothing but parameters is read.
+    n_classes, n_samples : int
+        Number of classes, 0 without labels; of samples.
     possible : bool
         Whether there may be a posterior, where there are labels.
 
@@ -207,8 +217,11 @@ def reads_posterior(trunk_input, n_classes, possible):
         If it is asked for, and cannot be had.
     """
     possible = possible and n_classes > 0
-    if trunk_input == "posterior" and not possible:
-        raise ValueError(
-            'trunk_input="posterior" needs labels: expected y, supervision=1, backbone=None and augment=None.'
-        )
-    return possible and (trunk_input == "posterior" or (trunk_input == "auto" and n_classes >= _POSTERIOR_CLASSES))
+    if parameters.trunk_input != "auto":
+        if parameters.trunk_input == "posterior" and not possible:
+            raise ValueError(
+                'trunk_input="posterior" needs labels: expected y, supervision=1, backbone=None and augment=None.'
+            )
+        return parameters.trunk_input == "posterior"
+    few = _MAX_BATCH_SAMPLES < n_samples <= _MIN_BATCHES * _MAX_BATCH_SAMPLES // _MIN_EPOCHS
+    return possible and (n_classes >= _MANY_CLASSES or (parameters.max_iter == "auto" and few))

@@ -164,7 +164,7 @@ def _train(samples, n_classes, inputs, device, generator):
     network.initialize(generator)
     network.to(device)
     batches = make_batches(samples, _BATCH_SAMPLES, inputs, torch.float32, device)
-    schedule = Schedule(auto.plain_epochs(batches.n_batches))
+    schedule = Schedule(auto.least_epochs(batches.n_batches))
     decay = [{"params": [p]} if p.ndim > 1 else {"params": [p], "weight_decay": 0.0} for p in network.parameters()]
     optimizer = torch.optim.AdamW(decay, weight_decay=_WEIGHT_DECAY, fused=device.type in ("cpu", "cuda"))
     for epoch in range(schedule.n_iter):

@@ -6,6 +6,7 @@
 from typing import Any, NamedTuple, Protocol
 
 import torch
+from torch import nn
 
 from . import losses
 from .fast_step import FastStep, has_fused_adamw
@@ -16,7 +17,8 @@ from .projection import Projection
 class Distilled(NamedTuple):
     """How a network learns from the class posterior whose square roots r a sample is, instead of from labels.
 
-    The softmax losses have the targets r^2, and Joint Central Loss has the centers sum_i r_i^power o_i.
+    The softmax losses have the targets r^2, and Joint Central Loss has the centers sum_i t_i o_i, where t is r^power.
+    Where the class centers o are fixed, t has length one, as r has: t^2 is the posterior at a temperature of 1 / power.
 
     Attributes
     ----------
@@ -24,10 +26,21 @@ class Distilled(NamedTuple):
         Of the roots.
     soft_factor : float, default=1.0
         How often Joint Central Loss counts soft.
+    hard_factor : float, default=1.0
+        How often the softmax loss counts hard.
+    fixed_centers : bool, default=False
+        Whether the class centers stay as they are, instead of being learned.
     """
 
     power: float = 1.0
     soft_factor: float = 1.0
+    hard_factor: float = 1.0
+    fixed_centers: bool = False
+
+    def shares(self, roots, out=None):
+        """Compute the shares t (B, C) of the class centers, of the roots r (B, C)."""
+        shares = torch.pow(roots, self.power, out=out)
+        return nn.functional.normalize(shares, out=out) if self.fixed_centers else shares
 
 
 class Objective(NamedTuple):
@@ -78,14 +91,17 @@ class Objective(NamedTuple):
         soft, hard = output.soft, output.hard
         terms = dict.fromkeys(TERMS, weight.new_zeros(()))
         if network.classifier is not None:
+            distilled = self.distilled or Distilled()
             if self.distilled is None:
-                target, centers, soft_factor = y, network.class_centers[y], 1.0
+                target, centers = y, network.class_centers[y]
             else:
-                power, soft_factor = self.distilled
-                target, centers = x.square(), x.pow(power) @ network.class_centers
+                target, centers = x.square(), distilled.shares(x) @ network.class_centers
+            softmax_hard = losses.softmax_loss(network.classifier(hard), target, weight, self.label_smoothing)
             terms["softmax_soft"] = losses.softmax_loss(network.classifier(soft), target, weight, self.label_smoothing)
-            terms["softmax_hard"] = losses.softmax_loss(network.classifier(hard), target, weight, self.label_smoothing)
-            terms["joint_central"] = losses.joint_central_loss(soft, hard, centers, weight, soft_factor)
+            terms["softmax_hard"] = distilled.hard_factor * softmax_hard
+            terms["joint_central"] = losses.joint_central_loss(
+                soft, hard, centers.detach() if distilled.fixed_centers else centers, weight, distilled.soft_factor
+            )
         if self.projection is not None:
             terms["preservation"] = losses.joint_central_loss(soft, hard, self.projection(x), weight)
         terms["gini_batch"] = losses.gini_batch(output.p, weight)

@@ -10,11 +10,13 @@ from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy.special import softmax
 from sklearn.base import clone
+from sklearn.datasets import make_classification
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
+from sklearn.frozen import FrozenEstimator
 from threadpoolctl import threadpool_limits
 from torch import nn
 
-from skdpq import DPQClassifier, DPQTransformer
+from skdpq import DPQClassifier, DPQNeighbors, DPQTransformer
 from skdpq._learning import auto, base_network, samples
 from skdpq._learning.base_network import (
     BaseNetwork,
@@ -25,7 +27,7 @@ from skdpq._learning.base_network import (
 from skdpq._learning.discriminant import discriminant_analysis
 from skdpq._learning.inputs import Inputs
 from skdpq._learning.samples import weigh
-from skdpq._learning.step import make_step
+from skdpq._learning.step import Distilled, make_step
 
 CPU = torch.device("cpu")
 N_CLASSES = 60
@@ -48,6 +50,10 @@ def make_network(n_features=5, n_classes=4):
     network = BaseNetwork(n_features, n_classes)
     network.initialize(torch.Generator().manual_seed(0))
     return network
+
+
+def resolved(n_classes=N_CLASSES, distills=True, **params):
+    return auto.Resolved(DPQTransformer(**params), n_classes, distills)
 
 
 def learn(X, y, sample_weight=None, seed=0):
@@ -206,7 +212,7 @@ def test_many_classes_have_their_posterior_read(data, clf):
     dpq.parameters_ = clf.parameters_
     assert_array_equal(dpq.encode(units), clf.encode(X_test))
     assert_array_equal(dpq.soft(units), clf.soft(X_test))
-    few = y < auto._POSTERIOR_CLASSES - 1
+    few = y < auto._MANY_CLASSES - 1
     fewer = clone(clf).set_params(max_iter=1).fit(X[few], y[few])
     assert fewer.base_network_ is None
     assert fewer.architecture_["n_units"] == 12
@@ -318,14 +324,19 @@ def test_the_learning_rate_is_higher_for_a_posterior_but_not_for_tiny_batches(da
     assert_array_equal(once.soft(X), own.soft(X))
 
 
-@pytest.mark.parametrize(("n_samples", "n_draws"), [(1, 38_400), (1000, 38), (19_200, 2), (19_201, 1), (10**6, 1)])
-def test_posteriors_of_few_samples_are_drawn_more_than_once_where_epochs_are_not_given(n_samples, n_draws):
-    resolved = auto.Resolved(DPQTransformer(), distills=True)
-    assert resolved.n_draws(n_samples) == n_draws
+@pytest.mark.parametrize(
+    ("n_classes", "n_samples", "n_draws"),
+    [
+        *((60, 1, 38_400), (60, 1000, 38), (60, 19_200, 2), (60, 19_201, 1), (60, 10**6, 1)),
+        *((10, 1000, 12), (10, 6400, 2), (10, 6401, 1)),
+    ],
+)
+def test_posteriors_of_few_samples_are_drawn_more_than_once_where_epochs_are_not_given(n_classes, n_samples, n_draws):
+    assert resolved(n_classes).n_draws(n_samples) == n_draws
     n_batches = -(-n_samples * n_draws // 256)
-    assert resolved.n_epochs(n_batches) >= 20
-    assert auto.Resolved(DPQTransformer(max_iter=5), distills=True).n_draws(n_samples) == 1
-    assert auto.Resolved(DPQTransformer(), distills=False).n_draws(n_samples) == 1
+    assert resolved(n_classes).n_epochs(n_batches) >= 20
+    assert resolved(n_classes, max_iter=5).n_draws(n_samples) == 1
+    assert resolved(n_classes, distills=False).n_draws(n_samples) == 1
 
 
 def test_codes_of_few_samples_are_learned_from_many_posteriors(data, monkeypatch):
@@ -339,22 +350,77 @@ def test_codes_of_few_samples_are_learned_from_many_posteriors(data, monkeypatch
 
 @pytest.mark.parametrize(("n_batches", "rate"), [(None, 0.01), (1, 0.01), (79, 0.01), (300, 0.005), (10**6, 0.003)])
 def test_the_learning_rate_for_a_posterior_is_in_proportion_to_batches_beyond_those_of_auto(n_batches, rate):
-    assert auto.Resolved(DPQTransformer(), distills=True).learning_rate(256, n_batches) == pytest.approx(rate)
-    settings = auto.Resolved(DPQTransformer(max_iter=20), distills=True).settings(256 * 300, 300)
+    assert resolved().learning_rate(256, n_batches) == pytest.approx(rate)
+    settings = resolved(max_iter=20).settings(256 * 300, 300)
     assert settings.learning_rate == pytest.approx(0.005)
-    assert auto.Resolved(DPQTransformer(), distills=False).learning_rate(256, n_batches) == 0.003
+    assert resolved(distills=False).learning_rate(256, n_batches) == 0.003
 
 
 @pytest.mark.parametrize(
-    ("M", "K", "D", "n_classes", "crowded"),
-    [(8, 256, 32, 257, True), (8, 256, 32, 256, False), (2, 64, 4, 64, True), (2, 64, 4, 65, False)],
+    ("M", "K", "D", "n_classes", "expected"),
+    [
+        (8, 256, 32, 257, Distilled(1.5, 3.0)),
+        (8, 256, 32, 256, Distilled()),
+        (2, 64, 4, 64, Distilled(1.5, 3.0)),
+        (2, 64, 4, 65, Distilled()),
+        (8, 256, 32, 11, Distilled()),
+        (8, 256, 32, 10, Distilled(4.0, 3.0, 3.0, fixed_centers=True)),
+        (2, 64, 5, 10, Distilled(4.0, 3.0, 3.0, fixed_centers=True)),
+        (2, 256, 4, 10, Distilled(1.5, 3.0)),
+    ],
 )
-def test_small_probabilities_count_less_of_more_classes_than_dimensions_but_not_in_few_bits(
-    M, K, D, n_classes, crowded
+def test_centers_are_fixed_of_few_classes_and_crowded_of_more_than_dimensions_but_not_in_few_bits(
+    M, K, D, n_classes, expected
 ):
-    power, soft_factor = auto.Resolved(DPQTransformer(), distills=True).distilled(M, K, D, n_classes)
-    assert (power, soft_factor) == ((1.5, 3.0) if crowded else (1.0, 1.0))
-    assert auto.Resolved(DPQTransformer(), distills=False).distilled(M, K, D, n_classes) is None
+    assert resolved(n_classes).distilled(M, K, D) == expected
+    assert resolved(n_classes, distills=False).distilled(M, K, D) is None
+
+
+@pytest.mark.parametrize(
+    ("n_classes", "n_samples", "params", "reads"),
+    [
+        (2, 257, {}, True),
+        (2, 256, {}, False),
+        (10, 12_800, {}, True),
+        (10, 12_801, {}, False),
+        (10, 1000, {"max_iter": 100}, False),
+        (10, 1000, {"trunk_input": "features"}, False),
+        (10, 100, {"trunk_input": "posterior", "max_iter": 100}, True),
+        (11, 100, {}, True),
+        (11, 10**6, {"max_iter": 100}, True),
+        (11, 100, {"trunk_input": "features"}, False),
+        (0, 1000, {}, False),
+    ],
+)
+def test_of_few_classes_a_posterior_is_read_where_samples_are_few_but_more_than_a_batch(
+    n_classes, n_samples, params, reads
+):
+    assert auto.reads_posterior(DPQTransformer(**params), n_classes, n_samples, possible=True) is reads
+
+
+def test_class_centers_are_spread_once_and_stay():
+    rng = np.random.default_rng(0)
+    X, y = rng.normal(size=(300, 5)), np.arange(300) % 3
+    dpq = DPQTransformer(M=2, K=4, random_state=0, warm_start=True).fit(X, y)
+    centers = dpq.class_centers_
+    assert_allclose(centers @ centers.T, 2 * np.eye(3), atol=1e-6)
+    assert_array_equal(dpq.fit(X, y).class_centers_, centers)
+
+
+def test_codes_of_few_classes_and_samples_are_better_for_a_posterior():
+    X, y = make_classification(2000, 20, n_informative=10, n_classes=5, flip_y=0.1, random_state=0)
+    posterior = DPQClassifier(M=2, K=16, random_state=0).fit(X[:600], y[:600])
+    features = clone(posterior).set_params(trunk_input="features").fit(X[:600], y[:600])
+    queries, items = slice(600, 900), slice(900, None)
+    assert posterior.score(X[items], y[items]) > features.score(X[items], y[items])
+    for metric, gain in (("euclidean", 0.02), ("relevance", 0.05)):
+        mAP, other = (
+            DPQNeighbors(quantizer=FrozenEstimator(clf), metric=metric)
+            .fit(X[items], y[items])
+            .score(X[queries], y[queries])
+            for clf in (posterior, features)
+        )
+        assert mAP > other + gain
 
 
 def test_units_to_learn_from_are_of_features_some_of_which_are_dropped(data):

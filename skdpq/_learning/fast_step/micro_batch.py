@@ -40,7 +40,8 @@ class MicroBatch:
     def __init__(self, parameters, gradients, objective, dropout, generator):
         self._parameters, self._gradients = parameters, gradients
         self._weights, self._smoothing, self._projection, self._distilled = objective
-        self._soft_factor = 1.0 if self._distilled is None else self._distilled.soft_factor
+        learns_labels = 1.0, 1.0, 1.0, False
+        _, self._soft_factor, self._hard_factor, self._fixes_centers = self._distilled or learns_labels
         self._dropped = min(round(2**16 * dropout), 2**16 - 1)  # of 2**16 units
         seed = int(torch.randint(2**63 - 1, (), generator=generator))
         self._generator = torch.Generator().manual_seed(seed)
@@ -81,7 +82,7 @@ class MicroBatch:
             self._projection(buf.x, buf.scaled, buf.target)
         if self._distilled is not None:
             buf.roots.copy_(buf.x)
-            torch.pow(buf.roots, self._distilled.power, out=buf.shares)
+            self._distilled.shares(buf.roots, out=buf.shares)
         if self._dropped:
             self._apply_dropout(buf)
         self._quantize(buf)
@@ -146,9 +147,12 @@ class MicroBatch:
         # The gradient of the logits is weight * (softmax - label).
         grad_logits = buf.logits
         aten._log_softmax_backward_data.out(buf.labels, buf.log_p, 0, buf.log_p.dtype, out=grad_logits)
-        for half, name in zip(buf.logits_halves, ("softmax_soft", "softmax_hard"), strict=True):
-            if self._weights[name] != 1:
-                half.mul_(self._weights[name])
+        if self._hard_factor != 1:
+            buf.term["softmax_hard"].mul_(self._hard_factor)
+        factors = self._weights["softmax_soft"], self._hard_factor * self._weights["softmax_hard"]
+        for half, factor in zip(buf.logits_halves, factors, strict=True):
+            if factor != 1:
+                half.mul_(factor)
         torch.mm(grad_logits, buf.stacked, out=self._gradients["classifier.weight"])
         torch.sum(grad_logits, 1, out=self._gradients["classifier.bias"])
         self._center(buf)
@@ -162,7 +166,9 @@ class MicroBatch:
         else:
             torch.mm(buf.shares, centers, out=buf.centers)
         self._half_squared_distance(buf, buf.centers, "joint_central", buf.grad, buf.grad_flat, self._soft_factor)
-        if self._distilled is not None:
+        if self._fixes_centers:
+            gradient.zero_()
+        elif self._distilled is not None:
             torch.add(buf.grad_soft, buf.grad_hard, out=buf.centers)  # which is free by now
             torch.mm(buf.transposed_shares, buf.centers, out=gradient).mul_(-self._weights["joint_central"])
         else:
