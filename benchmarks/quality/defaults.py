@@ -115,7 +115,8 @@ def _small_splits(seed):
     for name, load in {"digits": load_digits, "wine": load_wine, "breast_cancer": load_breast_cancer}.items():
         yield name, {}, train_test_split(*load(return_X_y=True), test_size=0.4, random_state=seed)
     X, y = load_iris(return_X_y=True)
-    toy, rest = np.arange(seed % 5, 150, 5), np.delete(np.arange(150), np.arange(seed % 5, 150, 5))
+    toy = np.arange(seed % 5, 150, 5)
+    rest = np.random.default_rng(seed).permutation(np.delete(np.arange(150), toy))
     yield "iris, 30 samples", {}, (X[toy], X[rest], y[toy], y[rest])
     for n, n_features in ((2000, 20), (10_000, 200)):
         X, y = make_classification(
