@@ -69,11 +69,11 @@ class Resolved:
     def distilled(self, M, K, D):
         """Return how a posterior is learned from by M parts of K codewords of width D; None where it is not.
 
-        Centers of few classes are orthogonal, and small probabilities hardly count among them: so an uncertain sample
-        is near to others of its most probable class, instead of to those that are as uncertain. Codewords then are as
-        near to the centers as they can be, which takes too much of them where classes are many. More centers than
-        dimensions cannot be orthogonal, so that the small probabilities of many classes add up to noise in the sum of
-        centers: they then count less, too, and soft is held closer to that sum.
+        Centers of few classes are orthogonal and stay so, and small probabilities hardly count among them: an uncertain
+        sample is then near to others of its most probable class, instead of to those that are as uncertain. Codewords
+        are held close to these centers, which of many classes would leave too little for what else they tell. More
+        centers than dimensions cannot be orthogonal, so that the small probabilities of many classes add up to noise in
+        the sum of centers: they then count less, too, and soft is held closer to that sum.
         """
         if not self._distills:
             return None
