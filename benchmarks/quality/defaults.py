@@ -181,7 +181,8 @@ def main():
     parser.add_argument("--many-classes", action="store_true", help="instead of the small sets")
     names = sorted({name for variant in VARIANTS for name in variant})
     parser.add_argument("--only", choices=names, metavar="NAME", help="a parameter; the others are left as they are")
-    parser.add_argument("--trunk-input", default="auto", help="of all variants that do not change it")
+    sources = ["auto", "features", "posterior"]
+    parser.add_argument("--trunk-input", choices=sources, default="auto", help="of all variants that do not change it")
     parser.add_argument("--seeds", type=int, default=5)
     options = parser.parse_args()
     warnings.simplefilter("ignore", ConvergenceWarning)  # max_iter is among the variants

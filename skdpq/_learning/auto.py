@@ -22,7 +22,7 @@ _SMOOTH_BATCH_SAMPLES = 32  # fewer have too much noise for the higher rate
 _WARM_UP, _DISTILLING_WARM_UP = 0.1, 0.2  # with a shorter one, codewords of a part may run away at the higher rate
 _TRUNK, _DISTILLING_TRUNK = (256,), (1024,)
 _CROWDED = Distilled(power=1.5, soft_factor=3.0)  # where there are more class centers than dimensions for them
-_SPREAD = Distilled(power=4.0, soft_factor=3.0, hard_factor=3.0, fixed_centers=True)  # of few classes
+_SPREAD = Distilled(power=4.0, soft_factor=3.0, hard_factor=3.0, fixed_centers=True)  # where classes are few
 _FEW_BITS = 2.0  # times the bits that name a class: with fewer, codes lose more than crowded centers do
 _CODEWORD_WIDTH, _DISTILLING_CODEWORD_WIDTH = 16, 32
 _NOISE_UNITS, _MAX_DROPOUT = 750, 0.5
@@ -194,8 +194,9 @@ def check_one_pass(trunk_input):
 def reads_posterior(parameters, n_classes, n_samples, possible):
     """Tell whether the trunk reads the class posterior instead of the features.
 
-    Of few classes it does so where `max_iter` is "auto" too, and samples are more than a batch, which is learned in
-    float64, but too few for 1,000 batches in 20 epochs. Of more samples, codes learn more from labels.
+    By default it does so of many classes. Of few it does where `max_iter` is "auto", too, and there are more samples
+    than in a batch, which may be learned in float64, but too few for 1,000 batches in 20 epochs: of more, codes learn
+    as much from labels.
 
     Parameters
     ----------

@@ -38,7 +38,7 @@ class Distilled(NamedTuple):
     fixed_centers: bool = False
 
     def shares(self, roots, out=None):
-        """Compute the shares t (B, C) of the class centers, of the roots r (B, C)."""
+        """Compute the shares t (B, C) of the class centers from the roots r (B, C)."""
         shares = torch.pow(roots, self.power, out=out)
         return nn.functional.normalize(shares, out=out) if self.fixed_centers else shares
 
