@@ -481,7 +481,7 @@ class BaseDPQ(CallbackSupportMixin, QuantizerMixin, BaseEstimator):
         dtype = torch.float64 if precise else torch.float32
         network = draw_network(self.architecture_, self.backbone_, dropout, dtype, generator)
         if (distilled := resolved.distilled(*network.codebooks.shape)) and distilled.fixed_centers:
-            network.spread_centers(generator)
+            network.spread_centers(distilled.center_scale, generator)
         return network.to(device)
 
     def _start_learner(self, samples, network, generator, backbone=None, one_pass=False):

@@ -8,7 +8,8 @@ Estimators are as constructed by default but for M, K and the seed. Each row is 
 ranking of items that have the query's label. Results are appended to a file as they come; what is there already is not
 measured again, and `--show` prints the tables of it.
 
-Sets. `digits` are scikit-learn's; `letters` are capital letters drawn in 16 fonts, turned, scaled, moved and noisy.
+Sets. `digits` are scikit-learn's; `letters` are capital letters drawn in 16 fonts, turned, scaled, moved and noisy,
+of which `letters-C` are the first C, with 3,000 samples to train on in the place of 10,000.
 `overlapping-C`, `nested-C` and `unequal-C` are C Gaussian classes, of which 24 of 64 dimensions tell, in a random
 rotation: with means drawn alike, in tens around some coarse means, and of unequal size; 20,000 samples, 100,000 from
 1,000 classes on; `overlapping-CxN` has N samples a class. Queries and items are new to training in all of these.
@@ -137,6 +138,10 @@ def make_set(name, seed, features):
         return split(*load_digits(return_X_y=True), 1000, 200, seed)
     if name == "letters":
         return split(*draw_letters(seed), 10_000, 500, seed)
+    if name.startswith("letters-"):
+        X, y = draw_letters(seed)
+        first = y < int(name.removeprefix("letters-"))
+        return split(X[first], y[first], 3_000, 500, seed)
     if name == "cifar10":
         X, y, X_new, y_new = load_features(features)
         first = np.concatenate([np.flatnonzero(y_new == label)[:100] for label in np.unique(y_new)])

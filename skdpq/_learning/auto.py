@@ -15,6 +15,7 @@ _MIN_BATCH_SAMPLES, _MAX_BATCH_SAMPLES = 4, 256
 _PLAIN_CODEWORDS = 64  # up to which the weight of GiniBatch is 1
 _DISTILLING = 4.0  # times as much where a posterior is learned from
 _MANY_CLASSES = 11  # from which the trunk reads their posterior, however many samples there are
+_FIXED_CENTERS = 20  # of so many classes at most
 _SMOOTHING = 0.1
 _WEIGHT_DECAY = 0.2
 _LEARNING_RATE, _DISTILLING_LEARNING_RATE = 3e-3, 1e-2
@@ -22,7 +23,8 @@ _SMOOTH_BATCH_SAMPLES = 32  # fewer have too much noise for the higher rate
 _WARM_UP, _DISTILLING_WARM_UP = 0.1, 0.2  # with a shorter one, codewords of a part may run away at the higher rate
 _TRUNK, _DISTILLING_TRUNK = (256,), (1024,)
 _CROWDED = Distilled(power=1.5, soft_factor=3.0)  # where there are more class centers than dimensions for them
-_SPREAD = Distilled(power=4.0, soft_factor=3.0, hard_factor=3.0, fixed_centers=True)  # where classes are few
+_SPREAD = Distilled(power=4.0, soft_factor=3.0, hard_factor=3.0, center_scale=1.0)  # where classes are few
+_CLOSER = _SPREAD._replace(center_scale=1 / 8)  # where they are some more
 _FEW_BITS = 2.0  # times the bits that name a class: with fewer, codes lose more than crowded centers do
 _CODEWORD_WIDTH, _DISTILLING_CODEWORD_WIDTH = 16, 32
 _NOISE_UNITS, _MAX_DROPOUT = 750, 0.5
@@ -78,8 +80,8 @@ class Resolved:
         if not self._distills:
             return None
         fits = self._n_classes <= M * D
-        if fits and self._n_classes < _MANY_CLASSES:
-            return _SPREAD
+        if fits and self._n_classes <= _FIXED_CENTERS:
+            return _SPREAD if self._n_classes < _MANY_CLASSES else _CLOSER
         enough_bits = M * math.log2(K) >= _FEW_BITS * math.log2(self._n_classes)
         return Distilled() if fits or not enough_bits else _CROWDED
 

@@ -182,10 +182,10 @@ class DPQNetwork(nn.Module):
         self.class_centers.zero_()
 
     @torch.no_grad()
-    def spread_centers(self, generator):
-        """Draw class centers that are orthogonal, and as long as M codewords start; no more than M * D of them."""
+    def spread_centers(self, scale, generator):
+        """Draw class centers that are orthogonal, of the squared norm M * scale; no more than M * D of them."""
         drawn = torch.empty_like(self.class_centers.T).normal_(generator=generator)
-        self.class_centers.copy_(torch.linalg.qr(drawn).Q.T * self.M**0.5)
+        self.class_centers.copy_(torch.linalg.qr(drawn).Q.T * (self.M * scale) ** 0.5)
 
     def arrays(self):
         """Return all parameters but the backbone's, by their names, as arrays that share their memory."""

@@ -28,14 +28,20 @@ class Distilled(NamedTuple):
         How often Joint Central Loss counts soft.
     hard_factor : float, default=1.0
         How often the softmax loss counts hard.
-    fixed_centers : bool, default=False
-        Whether the class centers stay as they are, instead of being learned.
+    center_scale : float, default=None
+        Squared norm of the class centers, as a multiple of M, where they stay as they are drawn; None where they are
+        learned.
     """
 
     power: float = 1.0
     soft_factor: float = 1.0
     hard_factor: float = 1.0
-    fixed_centers: bool = False
+    center_scale: float | None = None
+
+    @property
+    def fixed_centers(self):
+        """Whether the class centers stay as they are."""
+        return self.center_scale is not None
 
     def shares(self, roots, out=None):
         """Compute the shares t (B, C) of the class centers from the roots r (B, C)."""

@@ -363,9 +363,13 @@ def test_the_learning_rate_for_a_posterior_is_in_proportion_to_batches_beyond_th
         (8, 256, 32, 256, Distilled()),
         (2, 64, 4, 64, Distilled(1.5, 3.0)),
         (2, 64, 4, 65, Distilled()),
-        (8, 256, 32, 11, Distilled()),
-        (8, 256, 32, 10, Distilled(4.0, 3.0, 3.0, fixed_centers=True)),
-        (2, 64, 5, 10, Distilled(4.0, 3.0, 3.0, fixed_centers=True)),
+        (8, 256, 32, 21, Distilled()),
+        (8, 256, 32, 20, Distilled(4.0, 3.0, 3.0, 1 / 8)),
+        (2, 16, 32, 20, Distilled(4.0, 3.0, 3.0, 1 / 8)),
+        (2, 256, 4, 11, Distilled(1.5, 3.0)),
+        (8, 256, 32, 11, Distilled(4.0, 3.0, 3.0, 1 / 8)),
+        (8, 256, 32, 10, Distilled(4.0, 3.0, 3.0, 1.0)),
+        (2, 64, 5, 10, Distilled(4.0, 3.0, 3.0, 1.0)),
         (2, 256, 4, 10, Distilled(1.5, 3.0)),
     ],
 )
@@ -398,12 +402,13 @@ def test_of_few_classes_a_posterior_is_read_where_samples_are_few_but_more_than_
     assert auto.reads_posterior(DPQTransformer(**params), n_classes, n_samples, possible=True) is reads
 
 
-def test_class_centers_are_spread_once_and_stay():
+@pytest.mark.parametrize(("n_classes", "squared_norm"), [(3, 2.0), (11, 0.25)])
+def test_class_centers_are_spread_once_and_stay(n_classes, squared_norm):
     rng = np.random.default_rng(0)
-    X, y = rng.normal(size=(300, 5)), np.arange(300) % 3
+    X, y = rng.normal(size=(300, 5)), np.arange(300) % n_classes
     dpq = DPQTransformer(M=2, K=4, random_state=0, warm_start=True).fit(X, y)
     centers = dpq.class_centers_
-    assert_allclose(centers @ centers.T, 2 * np.eye(3), atol=1e-6)
+    assert_allclose(centers @ centers.T, squared_norm * np.eye(n_classes), atol=1e-6)
     assert_array_equal(dpq.fit(X, y).class_centers_, centers)
 
 

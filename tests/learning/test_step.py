@@ -67,21 +67,21 @@ def test_the_objective_is_the_weighted_sum_of_its_terms():
 
 
 @pytest.mark.parametrize("step_class", [None, FastStep])
-@pytest.mark.parametrize("distilled", [Distilled(), Distilled(1.5, 3.0), Distilled(4.0, 1.0, 2.0, fixed_centers=True)])
+@pytest.mark.parametrize("distilled", [Distilled(), Distilled(1.5, 3.0), Distilled(4.0, 1.0, 2.0, center_scale=1.0)])
 def test_a_posterior_takes_the_place_of_labels(step_class, distilled):
     network, x, y, weight = make_problem(n_classes=N_UNITS)
     roots, smoothing = x.softmax(1).sqrt(), 0.2
     objective = Objective(dict.fromkeys(TERMS, 1.0), smoothing, distilled=distilled)
     output = network(roots)
     expected = torch.zeros(3, dtype=torch.float64)
-    power, soft_factor, hard_factor, fixed = distilled
+    power, soft_factor, hard_factor, _ = distilled
     for representation, term, factors in ((output.soft, 0, (1.0, soft_factor)), (output.hard, 1, (hard_factor, 1.0))):
         log_p = network.classifier(representation).log_softmax(1)
         for b in range(B):
             for c in range(N_UNITS):
                 target = (1 - smoothing) * roots[b, c] ** 2 + smoothing / N_UNITS
                 expected[term] -= (weight[b] * factors[0] * target * log_p[b, c]).detach()
-            length = roots[b].pow(2 * power).sum().sqrt() if fixed else 1.0
+            length = roots[b].pow(2 * power).sum().sqrt() if distilled.fixed_centers else 1.0
             center = sum(roots[b, c] ** power / length * network.class_centers[c] for c in range(N_UNITS))
             expected[2] += (weight[b] * factors[1] * (representation[b] - center).square().sum() / 2).detach()
     if step_class is None:
@@ -96,7 +96,7 @@ def test_a_posterior_takes_the_place_of_labels(step_class, distilled):
 def test_centers_that_are_fixed_stay(step_class):
     network, x, y, weight = make_problem(n_classes=N_UNITS)
     before = {name: p.detach().clone() for name, p in network.named_parameters()}
-    objective = Objective(dict.fromkeys(TERMS, 1.0), distilled=Distilled(fixed_centers=True))
+    objective = Objective(dict.fromkeys(TERMS, 1.0), distilled=Distilled(center_scale=0.5))
     with step_class(network, objective, weight_decay=0.1, batch_size=B, generator=torch.Generator()) as step:
         step(x.softmax(1).sqrt(), y, weight, torch.arange(B), 0.1)
     stay = [name for name, p in network.named_parameters() if torch.equal(p, before[name])]

@@ -40,8 +40,9 @@ class MicroBatch:
     def __init__(self, parameters, gradients, objective, dropout, generator):
         self._parameters, self._gradients = parameters, gradients
         self._weights, self._smoothing, self._projection, self._distilled = objective
-        of_labels = 1.0, 1.0, 1.0, False
-        _, self._soft_factor, self._hard_factor, self._fixes_centers = self._distilled or of_labels
+        of_labels = 1.0, 1.0, 1.0, None
+        _, self._soft_factor, self._hard_factor, center_scale = self._distilled or of_labels
+        self._fixes_centers = center_scale is not None
         self._dropped = min(round(2**16 * dropout), 2**16 - 1)  # of 2**16 units
         seed = int(torch.randint(2**63 - 1, (), generator=generator))
         self._generator = torch.Generator().manual_seed(seed)
