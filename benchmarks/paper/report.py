@@ -35,7 +35,7 @@ NETWORKS = (
 CLASSIFIERS = ("base network", "MLP", "discriminant analysis")
 METHODS = (
     *NETWORKS,
-    *(f"{name}, PQ of roots" for name in CLASSIFIERS),
+    *(f"{name}, PQ of {roots}" for name in CLASSIFIERS for roots in ("roots", "sharpened roots")),
     *(f"{name}{suffix}" for name in ("PQ", "OPQ", "LSQ", "ITQ") for suffix in ("", ", rows of length one")),
 )
 UNCOMPRESSED = ("distance", "cosine", *(f"posterior of {name}" for name in CLASSIFIERS))

@@ -114,6 +114,8 @@ def run(results, train, test, cache, seed, validation):
         differ = partial(evaluate_uncompressed, *pair, probability_that_labels_differ)
         results.get(f"uncompressed, posterior of {name} seed={seed}", differ)
         of_posteriors[f"{name}, PQ of roots"] = [(np.sqrt(p), y) for p, y in pair]
+        # at a temperature of 1/4
+        of_posteriors[f"{name}, PQ of sharpened roots"] = [of_length_one((np.square(p), y)) for p, y in pair]
     results.get(f"labels seed={seed}", partial(quantized, LabelCodes(), *both))
     for M in PARTS:
         key = f"M={M} seed={seed}"

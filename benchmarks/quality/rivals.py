@@ -17,7 +17,8 @@ rotation: with means drawn alike, in tens around some coarse means, and of unequ
 items, (c) all of them query the training items.
 
 Rivals. The posterior of a classifier, of discriminant analysis (which Gaussian classes suit best) or of scikit-learn's
-MLP, whose square roots go to ProductQuantizer; the directions of discriminant analysis, which is also tried with
+MLP, whose square roots go to ProductQuantizer, as they are and "sharpened", at a temperature of 1/4, which is what DPQ
+learns from where classes are few; the directions of discriminant analysis, which is also tried with
 Ledoit-Wolf shrinkage where a set has N samples a class; and the features, as they are or with rows of length one, by PQ
 and OPQ. Without codes: distance and cosine of features, and p_q . p_d of posteriors: of the classes' densities, of each
 classifier, and of DPQ's soft representation, which is the ceiling of its codes. Where classes are many, DPQ has trained
@@ -222,6 +223,8 @@ def measure_rivals(path, name, seed, bits, features):
         record(title, "accuracy", (classifier.classes_[p_new.argmax(axis=1)] == data.y_new).mean())
         record_rankings(record, title, data, distances_of_posteriors, p_new, lambda p=p: p)
         represented[f"{title}, PQ of roots"] = np.sqrt(p), np.sqrt(p_new)
+        sharpened = normalize(np.square(p)), normalize(np.square(p_new))
+        represented[f"{title}, PQ of sharpened roots"] = sharpened
         if title.endswith("discriminant analysis"):
             represented[f"{title}, PQ of directions"] = classifier.transform(X), classifier.transform(X_new)
     for n_bits in bits:
