@@ -55,8 +55,7 @@ class DPQTransformer(BaseDPQ):
     softmax_soft_weight : float, default=1.0
         Weight of the softmax loss on soft.
     softmax_hard_weight : float, default=1.0
-        Weight of the softmax loss on hard; three times as much where a posterior of 30 classes or fewer takes the
-        place of labels.
+        Weight of the softmax loss on hard; three times as much where `class_centers_` are not learned.
     joint_central_weight : float, default=0.5
         Weight of the Joint Central Loss (equation 5): half squared distances to the class center, summed over the
         M * D dimensions, of soft and of hard.
@@ -123,8 +122,8 @@ class DPQTransformer(BaseDPQ):
     classes_ : ndarray of shape (n_classes,)
         Class labels; none where none supervised.
     class_centers_ : ndarray of shape (n_classes, M * D), float32
-        Centers o_i of the Joint Central Loss; orthogonal, and not learned, where a posterior of 30 classes or fewer
-        takes the place of labels, and M * D are not fewer.
+        Centers o_i of the Joint Central Loss; orthogonal, and not learned, where a posterior takes the place of labels,
+        of at most 30 classes and no more than M * D.
     lutc_ : ndarray of shape (M, K, n_classes), float32
         Look-up tables of the classification of codes (section 3.1.2): the scores of a code are `class_bias_` plus
         one row of each part. They do not depend on `intra_norm`, and are not there where no labels supervised.

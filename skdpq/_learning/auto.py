@@ -15,7 +15,7 @@ _MIN_BATCH_SAMPLES, _MAX_BATCH_SAMPLES = 4, 256
 _PLAIN_CODEWORDS = 64  # up to which the weight of GiniBatch is 1
 _DISTILLING = 4.0  # times as much where a posterior is learned from
 _MANY_CLASSES = 11  # from which the trunk reads their posterior, however many samples there are
-_FIXED_CENTERS = 30  # of so many classes at most
+_FIXED_CENTERS = 30  # classes at most; centers of more are learned
 _SMOOTHING = 0.1
 _WEIGHT_DECAY = 0.2
 _LEARNING_RATE, _DISTILLING_LEARNING_RATE = 3e-3, 1e-2
@@ -24,7 +24,7 @@ _WARM_UP, _DISTILLING_WARM_UP = 0.1, 0.2  # with a shorter one, codewords of a p
 _TRUNK, _DISTILLING_TRUNK = (256,), (1024,)
 _CROWDED = Distilled(power=1.5, soft_factor=3.0)  # where there are more class centers than dimensions for them
 _SPREAD = Distilled(power=4.0, soft_factor=3.0, hard_factor=3.0, center_scale=1.0)  # where classes are few
-_CLOSER = _SPREAD._replace(center_scale=1 / 8)  # where they are some more
+_CLOSER = _SPREAD._replace(center_scale=1 / 8)  # from 11 to 30 classes
 _FEW_BITS = 2.0  # times the bits that name a class: with fewer, codes lose more than crowded centers do
 _CODEWORD_WIDTH, _DISTILLING_CODEWORD_WIDTH = 16, 32
 _NOISE_UNITS, _MAX_DROPOUT = 750, 0.5
@@ -73,9 +73,10 @@ class Resolved:
 
         Centers of few classes are orthogonal and stay so, and small probabilities hardly count among them: an uncertain
         sample is then near to others of its most probable class, instead of to those that are as uncertain. Codewords
-        are held close to these centers, which of many classes would leave too little for what else they tell. More
-        centers than dimensions cannot be orthogonal, so that the small probabilities of many classes add up to noise in
-        the sum of centers: they then count less, too, and soft is held closer to that sum.
+        are held close to these centers, which takes the more of what else they tell, the more classes there are: so
+        centers of 11 and more are shorter, and those of many are learned. More centers than dimensions cannot be
+        orthogonal, so that the small probabilities of many classes add up to noise in the sum of centers: they then
+        count less, too, and soft is held closer to that sum.
         """
         if not self._distills:
             return None
